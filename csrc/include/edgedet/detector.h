@@ -1,0 +1,68 @@
+// The detector: a bundle on a backend, images in, detections out.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "edgedet/error.h"
+#include "edgedet/types.h"
+
+namespace edgedet {
+
+// What model.json says, as far as users of a detector need it.
+struct ModelInfo {
+  std::string name;
+  PreprocessSpec preprocess;
+  std::vector<std::string> classes;
+  std::vector<std::int32_t> category_ids;  // the dataset's id of each class, for COCO results
+  std::int32_t max_detections = 0;         // rows a frame can yield at the most
+};
+
+enum class PerformanceMode : std::uint8_t { kLatency, kThroughput };
+
+struct DetectorOptions {
+  std::string backend = "auto";    // "auto" or a name of backends()
+  std::string precision = "auto";  // "auto": what model.json records as verified best for the backend, else "fp32"
+  PerformanceMode mode = PerformanceMode::kLatency;
+  int threads = 0;               // CPU threads, 0 = all this process may use
+  int requests = 0;              // parallel inference requests, 0 = 1 for latency, the backend's choice for throughput
+  float score_threshold = 0.F;   // rows below it are left out
+  int max_detections = 0;        // 0 = the model's own
+};
+
+// What a backend is and whether it can run here.
+struct BackendInfo {
+  std::string name;
+  bool available = false;
+  std::string detail;  // version and device if available, else the reason and the remedy
+};
+
+// Every backend this build knows, in the order "auto" tries them.
+std::vector<BackendInfo> backends();
+
+// Thread-safe: any number of threads may call detect on one Detector. After warm-up a call allocates nothing
+// beyond growing `out` to the largest batch seen.
+class Detector {
+ public:
+  // Loads and checks the bundle (version, sha256, shapes) and prepares the backend. Throws Error.
+  explicit Detector(const std::string& bundle, const DetectorOptions& options = {});
+  ~Detector();
+  Detector(Detector&&) noexcept;
+  Detector& operator=(Detector&&) noexcept;
+
+  const ModelInfo& info() const noexcept;
+  const std::string& backend() const noexcept;    // the name of the one that runs
+  const std::string& precision() const noexcept;  // "fp32", "fp16" or "int8", the one that runs
+
+  // out[i] holds the detections of images[i], best first. Throws Error; `times` may be null.
+  void detect(const ImageView* images, std::size_t count, std::vector<std::vector<Detection>>& out,
+              StageTimes* times = nullptr) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace edgedet

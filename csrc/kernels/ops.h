@@ -1,0 +1,67 @@
+// Entry points of the kernels. CPU functions are always present; CUDA ones throw Error(kBackend) in a build without CUDA.
+// Nothing here allocates once its workspace has seen the largest shapes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "edgedet/types.h"
+#include "kernels/geometry.h"
+
+namespace edgedet {
+class ThreadPool;  // common/thread_pool.h
+
+namespace ops {
+
+// Resize tables and row buffers of one stream of frames. Grows to the largest frame seen, then stays.
+class PreprocessWorkspace {
+ public:
+  PreprocessWorkspace();
+  ~PreprocessWorkspace();
+  PreprocessWorkspace(PreprocessWorkspace&&) noexcept;
+  PreprocessWorkspace& operator=(PreprocessWorkspace&&) noexcept;
+
+  struct Impl;
+  Impl& impl() noexcept { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// Throws Error(kInvalidInput) on a null pointer, a size outside [1, kMaxImageSide], a stride shorter than a row,
+// an odd NV12 size, a non-finite mean or a std that is not positive.
+void validate(const ImageView& image);
+void validate(const PreprocessSpec& spec);
+
+// Writes (3, spec.height, spec.width) of `dtype` at `out`. `pool` may be null (one thread). Returns the geometry that
+// decode needs to go back to source pixels.
+Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, DType dtype, void* out,
+                        PreprocessWorkspace& workspace, ThreadPool* pool);
+
+struct DecodeOptions {
+  std::int32_t top_k = 300;      // rows kept at the most
+  float score_threshold = 0.F;   // in [0, 1]
+};
+
+// Candidate buffer of decode_logits_cpu.
+struct DecodeWorkspace {
+  std::vector<std::uint64_t> candidates;
+};
+
+// Raw head: logits (queries, classes), boxes (queries, 4) cxcywh in [0, 1] of the network input.
+// Keeps the top_k (query, class) pairs by (logit descending, then flat index ascending), sigmoid on winners only,
+// boxes mapped to source pixels and clipped. Throws Error(kModel) on a NaN logit or a non-finite winning box.
+void decode_logits_cpu(const float* logits, const float* boxes, std::int32_t queries, std::int32_t classes,
+                       const Geometry& geometry, const DecodeOptions& options, DecodeWorkspace& workspace,
+                       std::vector<Detection>& out);
+
+// Post-processed head: labels (rows), boxes (rows, 4) xyxy in pixels of the network input, scores (rows) in [0, 1].
+// Same order, threshold, mapping, clipping and errors.
+void decode_scored_cpu(const std::int64_t* labels, const float* boxes, const float* scores, std::int32_t rows,
+                       std::int32_t classes, const Geometry& geometry, const DecodeOptions& options,
+                       DecodeWorkspace& workspace, std::vector<Detection>& out);
+
+}  // namespace ops
+}  // namespace edgedet

@@ -1,0 +1,57 @@
+"""What a detector returns: the one type that models, losses and distillation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions of one decoder layer (or of the encoder's query selection).
+
+    logits: (B, Q, C) float, before the sigmoid.
+    boxes: (B, Q, 4) float, cxcywh in [0, 1] of the network input.
+    corners: (B, Q, 4 * (reg_max + 1)) logits of the edge-distance distributions (D-FINE), or None.
+    reference: (B, Q, 4) boxes the distributions are relative to, cxcywh in [0, 1], or None.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    corners: Tensor | None = None
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DenoisingMeta:
+    """How the denoising queries of a batch are laid out.
+
+    positive: per image, (groups * n_i,) int64 indices of the positive queries.
+    groups: number of groups; queries: number of denoising queries (padded, the same for every image).
+    """
+
+    positive: list[Tensor]
+    groups: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """Everything a forward pass yields. In eval mode only `final` (and the taps) is set.
+
+    final: the last decoder layer. auxiliary: earlier layers, first to last. encoder: the query selection's predictions.
+    pre: the plain box head on the first layer (D-FINE). denoising: every layer's denoising part, first to last, and
+    denoising_pre its plain box head; denoising_meta says how they are laid out.
+    features: encoder maps per level, (B, C, H, W). queries: decoder states per layer, (B, Q, D): distillation taps.
+    """
+
+    final: Prediction
+    auxiliary: list[Prediction] = field(default_factory=list)
+    encoder: Prediction | None = None
+    pre: Prediction | None = None
+    denoising: list[Prediction] = field(default_factory=list)
+    denoising_pre: Prediction | None = None
+    denoising_meta: DenoisingMeta | None = None
+    features: list[Tensor] = field(default_factory=list)
+    queries: list[Tensor] = field(default_factory=list)
