@@ -1,0 +1,179 @@
+"""The compiled module: kernels, bundle checks and the detector. `edgedet` wraps it; use that."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+PixelFormat = Literal["rgb", "bgr", "gray", "nv12"]
+ResizeMode = Literal["stretch", "letterbox"]
+Filter = Literal["bilinear", "antialias"]
+ChannelOrder = Literal["rgb", "bgr"]
+
+class Error(RuntimeError):
+    """Base of everything edgedet raises."""
+
+class InvalidInputError(Error, ValueError):
+    """An argument or an image that the caller passed."""
+
+class BundleError(Error):
+    """model.json, a file of the bundle, its sha256, its version."""
+
+class ModelError(Error):
+    """The network: shapes, names, NaN in its output."""
+
+class BackendError(Error):
+    """A backend that is unavailable or failed."""
+
+class ImageError(Error):
+    """An image file that cannot be decoded."""
+
+class Detector:
+    """A bundle on a backend. Thread-safe; the GIL is released while it works."""
+
+    def __init__(
+        self,
+        bundle: str,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        mode: Literal["latency", "throughput"] = "latency",
+        threads: int = 0,
+        requests: int = 0,
+        score_threshold: float = 0.0,
+        max_detections: int = 0,
+    ) -> None:
+        """Loads and checks the bundle and prepares the backend. Raises `Error` subclasses."""
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs, as in `backends()`."""
+
+    @property
+    def precision(self) -> str:
+        """"fp32", "fp16" or "int8": the one that runs."""
+
+    @property
+    def device(self) -> str:
+        """The device and the version of the library that runs there, for people and reports."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads in use."""
+
+    @property
+    def requests(self) -> int:
+        """Parallel inference requests in use."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What `load_spec` gave when the detector was made."""
+
+    def detect(
+        self, images: Sequence[NDArray[np.uint8]], format: PixelFormat = "rgb"
+    ) -> tuple[
+        list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],
+        tuple[float, float, float],
+    ]:
+        """Detects on each image; no image is copied.
+
+        Images: (H, W, 3) uint8 for "rgb" and "bgr", (H, W) for "gray", (H * 3 / 2, W) for "nv12" (Y rows, then
+        interleaved UV rows). Rows must be contiguous; the stride between rows is free. Anything else raises
+        `InvalidInputError`.
+
+        Returns per image (boxes (N, 4) float32 xyxy pixels of the image, scores (N,) float32, labels (N,) int32), best
+        first, and the milliseconds of the call as (preprocess, inference, decode).
+        """
+
+    def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Runs the network alone, for comparing engines.
+
+        tensor: (N, 3, H, W) float32, C-contiguous, as `preprocess` gives. Returns every output by name, (N, ...),
+        float32, except integer outputs, which are int64.
+        """
+
+    def execution_graph(self) -> list[dict[str, str]]:
+        """What the backend really executes, in execution order.
+
+        Each node: "name", "type" (layer type), "primitive" (implementation, e.g. "brgconv_avx512_amx_I8"), "precision"
+        (runtime precision, e.g. "u8", "f32"), "original" (names of the layers of the model fused in it).
+        """
+
+def preprocess(
+    image: NDArray[np.uint8],
+    *,
+    width: int,
+    height: int,
+    resize: ResizeMode = "stretch",
+    filter: Filter = "bilinear",
+    channels: ChannelOrder = "rgb",
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    pad_value: int = 114,
+    dtype: Literal["float32", "float16"] = "float32",
+    format: PixelFormat = "rgb",
+    threads: int = 1,
+) -> NDArray[Any]:
+    """Image to network input (3, height, width): (pixel / 255 - mean) / std. Images as in `Detector.detect`."""
+
+def decode_logits(
+    logits: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    *,
+    width: int,
+    height: int,
+    image_width: int,
+    image_height: int,
+    resize: ResizeMode = "stretch",
+    top_k: int = 300,
+    score_threshold: float = 0.0,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Raw head to detections in pixels of the source image.
+
+    logits: (Q, C) float32; boxes: (Q, 4) float32 cxcywh in [0, 1] of the network input (width x height). Returns
+    (boxes (N, 4) xyxy, scores (N,), labels (N,)), best first. NaN raises `ModelError`.
+    """
+
+def decode_scored(
+    labels: NDArray[np.int64],
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    *,
+    classes: int,
+    width: int,
+    height: int,
+    image_width: int,
+    image_height: int,
+    resize: ResizeMode = "stretch",
+    top_k: int = 300,
+    score_threshold: float = 0.0,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Post-processed head to detections in pixels of the source image.
+
+    labels: (R,) int64 in [0, classes); boxes: (R, 4) float32 xyxy pixels of the network input; scores: (R,) float32.
+    """
+
+def load_spec(bundle: str) -> dict[str, Any]:
+    """Reads and checks a bundle folder: version, keys, sha256 of every file. Raises `BundleError`.
+
+    Returns model.json as a dict with the keys of its documented form ("name", "input", "output", "classes",
+    "category_ids", "models", "best", "files", "licence"); defaults are filled in, unknown keys left out.
+    """
+
+def inspect_onnx(path: str) -> dict[str, list[dict[str, Any]]]:
+    """Inputs and outputs of an ONNX file, without the onnx package.
+
+    Returns {"inputs": [...], "outputs": [...]}; each port has "name" (str), "shape" (list of int, None where dynamic; or
+    None for a dynamic rank) and "dtype" (NumPy name such as "float32", "int64"). Raises `ModelError` for a file that is
+    not a readable ONNX model and `BackendError` in a build without OpenVINO.
+    """
+
+def backends() -> list[dict[str, Any]]:
+    """Every backend this build knows, in the order "auto" tries them: "name" (str), "available" (bool), "detail" (str)."""
+
+def build_info() -> dict[str, str]:
+    """What this build has in: "version", "compiler", "build_type", "openvino", "cuda", "tensorrt".
+
+    The last three say either what was used or why it is absent and how to get it.
+    """
