@@ -1,0 +1,1 @@
+"""Detectors: backbones, encoders, decoders, and the families they are put together into."""

@@ -1,0 +1,153 @@
+"""The PP-HGNetV2 backbone (PaddleDetection; used by RT-DETR, D-FINE and DEIM)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from .layers import ConvNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage: an optional stride-2 depthwise convolution, then `blocks` aggregation blocks.
+
+    light: blocks of 1x1 + depthwise convolutions instead of full ones. layers: convolutions per block.
+    """
+
+    in_channels: int
+    mid_channels: int
+    out_channels: int
+    blocks: int = 1
+    layers: int = 3
+    kernel: int = 3
+    downsample: bool = True
+    light: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HGNetV2Config:
+    """The stem's channels, the stages, and which stages (from 0) are returned; stage i has stride 4 * 2**i."""
+
+    stem: tuple[int, int, int] = (3, 16, 16)
+    stages: tuple[StageConfig, ...]
+    return_stages: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the stages fit one another."""
+        channels = self.stem[2]
+        for index, stage in enumerate(self.stages):
+            if stage.in_channels != channels:
+                raise ValueError(f"stage {index} takes {stage.in_channels} channels but is given {channels}")
+            channels = stage.out_channels
+        if not self.return_stages or not all(0 <= i < len(self.stages) for i in self.return_stages):
+            raise ValueError(f"return_stages must name some of the {len(self.stages)} stages, got {self.return_stages}")
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each returned map."""
+        return tuple(self.stages[i].out_channels for i in self.return_stages)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each returned map in pixels of the input."""
+        return tuple(4 * 2**i for i in self.return_stages)
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> ConvNorm:
+    return ConvNorm(in_channels, out_channels, kernel, stride=stride, activation="relu", affine=True)
+
+
+class Stem(nn.Module):
+    """Stride 4: a 3x3 convolution, two 2x2 convolutions beside a 2x2 max pool, a 3x3 and a 1x1 convolution."""
+
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.stem1 = _conv(in_channels, mid_channels, 3, 2)
+        self.stem2a = _conv(mid_channels, mid_channels // 2, 2)
+        self.stem2b = _conv(mid_channels // 2, mid_channels, 2)
+        self.stem3 = _conv(2 * mid_channels, mid_channels, 3, 2)
+        self.stem4 = _conv(mid_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, C, H / 4, W / 4)."""
+        x = F.pad(self.stem1(x), (0, 1, 0, 1))
+        convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
+        pooled = F.max_pool2d(x, 2, 1)
+        return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))  # type: ignore[no-any-return]
+
+
+class LightConv(nn.Module):
+    """A 1x1 convolution without activation, then a depthwise one."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(in_channels, out_channels, 1)
+        self.conv2 = ConvNorm(out_channels, out_channels, kernel, groups=out_channels, activation="relu", affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H, W)."""
+        return self.conv2(self.conv1(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """A chain of convolutions whose input and every output are concatenated, squeezed and expanded."""
+
+    def __init__(self, config: StageConfig, in_channels: int, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        mid = config.mid_channels
+        inputs = [in_channels] + [mid] * (config.layers - 1)
+        make = LightConv if config.light else _conv
+        self.layers = nn.ModuleList(make(c, mid, config.kernel) for c in inputs)
+        self.aggregation = nn.Sequential(
+            _conv(in_channels + config.layers * mid, config.out_channels // 2, 1),
+            _conv(config.out_channels // 2, config.out_channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H, W)."""
+        maps = [x]
+        for layer in self.layers:
+            maps.append(layer(maps[-1]))
+        out: Tensor = self.aggregation(torch.cat(maps, dim=1))
+        return out + x if self.residual else out
+
+
+class Stage(nn.Module):
+    """One stage; see `StageConfig`."""
+
+    def __init__(self, config: StageConfig) -> None:
+        super().__init__()
+        c = config.in_channels
+        self.downsample = ConvNorm(c, c, 3, stride=2, groups=c) if config.downsample else nn.Identity()
+        self.blocks = nn.Sequential(
+            *(Block(config, c if i == 0 else config.out_channels, residual=i > 0) for i in range(config.blocks))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W')."""
+        return self.blocks(self.downsample(x))  # type: ignore[no-any-return]
+
+
+class HGNetV2(nn.Module):
+    """The backbone: images to feature maps."""
+
+    def __init__(self, config: HGNetV2Config) -> None:
+        super().__init__()
+        self.return_stages = config.return_stages
+        self.stem = Stem(*config.stem)
+        self.stages = nn.ModuleList(Stage(stage) for stage in config.stages[: max(config.return_stages) + 1])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) to the maps of `return_stages`, first to last, (B, C, H / stride, W / stride)."""
+        x = self.stem(images)
+        maps = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.return_stages:
+                maps.append(x)
+        return maps

@@ -1,0 +1,154 @@
+"""The layers that backbones, encoders and decoders share."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own idiom)
+from torch import Tensor, nn
+
+Activation = Literal["none", "relu", "silu", "gelu"]
+
+
+def activation_layer(name: Activation) -> nn.Module:
+    """A new layer for the named activation."""
+    layers: dict[Activation, type[nn.Module]] = {
+        "none": nn.Identity,
+        "relu": nn.ReLU,
+        "silu": nn.SiLU,
+        "gelu": nn.GELU,
+    }
+    return layers[name]()
+
+
+def prior_bias(probability: float) -> float:
+    """The bias that makes a sigmoid start at this probability (focal loss, Lin et al. 2017, §4.1)."""
+    return -math.log((1 - probability) / probability)
+
+
+class AffineReLU(nn.Module):
+    """A ReLU followed by one learnable scale and one learnable shift for the whole map (PP-HGNetV2's LAB).
+
+    `scale * relu(x) + shift`. Parameters are named as in the published checkpoints (`scale`, `bias`, one element each).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
+        return self.scale * F.relu(x) + self.bias
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, batch normalisation, an activation.
+
+    `affine=True` puts the learnable scale and shift of `AffineReLU` after a ReLU. Padding keeps the size at stride 1
+    for odd kernels and is zero for even ones.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Activation = "none",
+        affine: bool = False,
+    ) -> None:
+        super().__init__()
+        if affine and activation != "relu":
+            raise ValueError(f"affine=True needs activation 'relu', got {activation!r}")
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = activation_layer("none" if affine else activation)
+        self.lab = AffineReLU() if affine else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W')."""
+        return self.lab(self.act(self.norm(self.conv(x))))  # type: ignore[no-any-return]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis (Zhang & Sennrich, 2019), in float32."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).type_as(x) * self.scale
+
+
+class MLP(nn.Module):
+    """Fully connected layers with an activation between them, none after the last."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, layers: int, activation: Activation) -> None:
+        super().__init__()
+        sizes = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.act = activation_layer(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dim) to (..., out_dim)."""
+        for layer in self.layers[:-1]:
+            x = self.act(layer(x))
+        return self.layers[-1](x)  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward layer `w3(silu(a) * b)` with `a, b = w12(x)` (Shazeer, 2020)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+        for layer in (self.w12, self.w3):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention whose queries and keys carry a position term and whose values do not.
+
+    Parameters are laid out as in `torch.nn.MultiheadAttention`.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend.
+
+        x, position: (B, Q, D). mask: (Q, Q) bool, True where the row may look at the column, or None.
+        Returns (B, Q, D).
+        """
+        batch, length, dim = x.shape
+        split = 2 * dim
+        query_key = F.linear(x + position, self.in_proj_weight[:split], self.in_proj_bias[:split])
+        value = F.linear(x, self.in_proj_weight[split:], self.in_proj_bias[split:])
+        query, key = query_key.view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        value = value.view(batch, length, self.heads, -1).transpose(1, 2)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(out.transpose(1, 2).reshape(batch, length, dim))  # type: ignore[no-any-return]
