@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .deformable_attention import DeformableAttention, Shape
-from .denoising import make_denoising_queries
-from .distribution import distance_to_box, integral, weighting_function
-from .layers import MLP, Activation, RMSNorm, SelfAttention, SwiGLU, prior_bias
-from .outputs import DenoisingMeta, DetectorOutput, Prediction
+from training.models.deformable_attention import DeformableAttention, Shape
+from training.models.denoising import make_denoising_queries
+from training.models.distribution import distance_to_box, integral, weighting_function
+from training.models.layers import MLP, Activation, RMSNorm, SelfAttention, SwiGLU, prior_bias
+from training.models.outputs import DenoisingMeta, DetectorOutput, Prediction
 
 _EPS_LOGIT = 11.512925  # logit(1 - 1e-5): where the published code's inverse sigmoid saturates.
 

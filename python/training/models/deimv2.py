@@ -8,10 +8,10 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from .decoder import Decoder, DecoderConfig
-from .hgnetv2 import HGNetV2, HGNetV2Config, StageConfig
-from .lite_encoder import LiteEncoder, LiteEncoderConfig
-from .outputs import DetectorOutput
+from training.models.decoder import Decoder, DecoderConfig
+from training.models.hgnetv2 import HGNetV2, HGNetV2Config, StageConfig
+from training.models.lite_encoder import LiteEncoder, LiteEncoderConfig
+from training.models.outputs import DetectorOutput
 
 Variant = Literal["atto", "femto", "pico"]
 

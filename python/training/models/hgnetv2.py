@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .layers import ConvNorm
+from training.models.layers import ConvNorm
 
 
 @dataclass(frozen=True, kw_only=True)

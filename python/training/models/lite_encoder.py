@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .layers import Activation, ConvNorm, activation_layer
+from training.models.layers import Activation, ConvNorm, activation_layer
 
 
 @dataclass(frozen=True, kw_only=True)
