@@ -58,11 +58,11 @@ def _missing_cuda() -> str:
 @cache
 def _missing_tensorrt() -> str:
     """Why the TensorRT backend cannot run here, or an empty string."""
-    import edgedet
+    from edgedet import _core
 
-    for backend in edgedet.backends():
-        if backend.name == "tensorrt":
-            return "" if backend.available else f"the TensorRT backend is not available: {backend.detail}"
+    for backend in _core.backends():
+        if backend["name"] == "tensorrt":
+            return "" if backend["available"] else f"the TensorRT backend is not available: {backend['detail']}"
     return "this build of edgedet knows no TensorRT backend"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,7 +38,9 @@ class SceneConfig:
             raise ValueError(f"size: expected at least 32 pixels, got {self.size}; choose a larger image")
         for name, (low, high), floor in (("objects", self.objects, 1), ("clutter", self.clutter, 0)):
             if not floor <= low <= high:
-                raise ValueError(f"{name}: expected {floor} <= fewest <= most, got {low} and {high}; swap or raise them")
+                raise ValueError(
+                    f"{name}: expected {floor} <= fewest <= most, got {low} and {high}; swap or raise them"
+                )
         if not 4.0 <= self.radius[0] <= self.radius[1] <= self.size / 2:
             raise ValueError(
                 f"radius: expected 4 <= smallest <= largest <= {self.size / 2:g} (half the image), got {self.radius}"
@@ -133,7 +136,7 @@ def _clutter(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> Out
         angles = np.cumsum(rng.uniform(-0.7, 0.7, 4))
         points = np.concatenate([[[0, 0]], np.cumsum(np.stack([np.cos(angles), np.sin(angles)], 1), 0)])
         points = (points - points.mean(0)) * (0.55 * radius)
-        strokes = [segment(x, y, tuple(a), tuple(b), 2.2) for a, b in zip(points[:-1], points[1:], strict=True)]
+        strokes = [segment(x, y, tuple(a), tuple(b), 2.2) for a, b in itertools.pairwise(points)]
         distance = np.minimum.reduce(strokes)
         colour: Colour = ((0.75, 0.10, 0.10), (0.08, 0.08, 0.09), (0.12, 0.30, 0.68))[int(rng.integers(3))]
         bevel, shine = 2.2, 0.5
