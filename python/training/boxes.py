@@ -47,3 +47,18 @@ def elementwise_iou_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
     hull = _area(torch.cat([low, high], dim=-1)).clamp(min=_TINY)
     return iou, iou - (hull - union) / hull
+
+
+def weighting_function(reg_max: int, up: float, reg_scale: float) -> Tensor:
+    """The distances W(n) that the bins of an edge's distribution stand for: fine near zero, coarse at the ends.
+
+    D-FINE (Peng et al., 2024), eq. 4. reg_max: even number of bins minus one. up: the largest inner distance is up *
+    reg_scale; the two outermost bins stand for twice that. reg_scale: how flat the middle is.
+
+    Returns (reg_max + 1,) float32, ascending and antisymmetric.
+    """
+    bound = abs(up) * abs(reg_scale)
+    step = (bound + 1) ** (2 / (reg_max - 2))
+    right = [step**i - 1 for i in range(1, reg_max // 2)]
+    values = [-2 * bound, *(-v for v in reversed(right)), 0.0, *right, 2 * bound]
+    return torch.tensor(values, dtype=torch.float32)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.boxes import weighting_function
 from training.models.deformable_attention import DeformableAttention, Shape
 from training.models.denoising import make_denoising_queries
-from training.models.distribution import distance_to_box, integral, weighting_function
+from training.models.distribution import distance_to_box, integral
 from training.models.layers import MLP, Activation, RMSNorm, SelfAttention, SwiGLU, prior_bias
 from training.models.outputs import DenoisingMeta, DetectorOutput, Prediction
 
@@ -22,7 +23,7 @@ class DecoderConfig:
     """What the decoder is made of.
 
     strides: of the encoder's maps. points: sampling points per map and head. reg_max: edge-distance bins minus one.
-    reg_scale, up: shape of the weighting function (see `distribution`). share_bbox_head: one box head for all layers.
+    reg_scale, up: shape of the weighting function (see `boxes`). share_bbox_head: one box head for all layers.
     denoising: number of denoising queries aimed at per image (0 switches them off), and their noise.
     """
 

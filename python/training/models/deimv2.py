@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from training.models.decoder import Decoder, DecoderConfig
@@ -99,6 +100,8 @@ class Deimv2(nn.Module):
         images: (B, 3, H, W) float. targets: per image `labels` (n,) int64 and `boxes` (n, 4) float32 cxcywh in [0, 1];
         used in training mode only, where they become denoising queries.
         """
+        # Channels last is 1.5 to 2 times faster in training on a CPU, and what tensor cores want.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.encoder(self.backbone(images)), targets)  # type: ignore[no-any-return]
 
 

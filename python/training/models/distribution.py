@@ -6,21 +6,6 @@ import torch
 from torch import Tensor
 
 
-def weighting_function(reg_max: int, up: float, reg_scale: float) -> Tensor:
-    """The distances W(n) that the bins stand for (D-FINE, eq. 4): fine near zero, coarse at the ends.
-
-    reg_max: even number of bins minus one. up: the largest inner distance is up * reg_scale; the two outermost bins
-    stand for twice that. reg_scale: how flat the middle is.
-
-    Returns (reg_max + 1,) float32, ascending and antisymmetric.
-    """
-    bound = abs(up) * abs(reg_scale)
-    step = (bound + 1) ** (2 / (reg_max - 2))
-    right = [step**i - 1 for i in range(1, reg_max // 2)]
-    values = [-2 * bound, *(-v for v in reversed(right)), 0.0, *right, 2 * bound]
-    return torch.tensor(values, dtype=torch.float32)
-
-
 def integral(corners: Tensor, weights: Tensor) -> Tensor:
     """The expected distance of each edge, sum of Pr(n) W(n).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own idiom)
@@ -28,11 +28,26 @@ def prior_bias(probability: float) -> float:
     return -math.log((1 - probability) / probability)
 
 
-class AffineReLU(nn.Module):
-    """A ReLU followed by one learnable scale and one learnable shift for the whole map (PP-HGNetV2's LAB).
+class _Floor(torch.autograd.Function):
+    """`max(x, floor)` in place, floor one learnable number. Half the memory traffic of a broadcast `torch.maximum`."""
 
-    `scale * relu(x) + shift`. Parameters are named as in the published checkpoints (`scale`, `bias`, one element each).
-    """
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, floor: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.floor = float(floor)
+        x.clamp_(min=ctx.floor)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (out,), (grad,) = ctx.saved_tensors, grads
+        passed = torch.ops.aten.threshold_backward(grad, out, ctx.floor)
+        return passed, (grad.sum() - passed.sum()).view(1)
+
+
+class LearnableAffine(nn.Module):
+    """One learnable scale and one learnable shift for a whole map (the LAB of PP-HGNetV2)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,14 +56,14 @@ class AffineReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
-        return self.scale * F.relu(x) + self.bias
+        return self.scale * x + self.bias
 
 
 class ConvNorm(nn.Module):
     """A convolution without bias, batch normalisation, an activation.
 
-    `affine=True` puts the learnable scale and shift of `AffineReLU` after a ReLU. Padding keeps the size at stride 1
-    for odd kernels and is zero for even ones.
+    `affine=True` puts a `LearnableAffine` after a ReLU. Padding keeps the size at stride 1 for odd kernels and is zero
+    for even ones.
     """
 
     def __init__(
@@ -69,16 +84,35 @@ class ConvNorm(nn.Module):
             in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, groups=groups, bias=False
         )
         self.norm = nn.BatchNorm2d(out_channels)
-        self.act = activation_layer("none" if affine else activation)
-        self.lab = AffineReLU() if affine else nn.Identity()
+        self.act = activation_layer(activation)
+        self.lab = LearnableAffine() if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H', W')."""
-        return self.lab(self.act(self.norm(self.conv(x))))  # type: ignore[no-any-return]
+        x = self.conv(x)
+        if self.lab is None:
+            return self.act(self.norm(x))  # type: ignore[no-any-return]
+        if x.device.type == "cpu" and float(self.lab.scale) > 0:
+            return self._affine_in_norm(x, self.lab)
+        return self.lab(self.act(self.norm(x)))  # type: ignore[no-any-return]
+
+    def _affine_in_norm(self, x: Tensor, lab: LearnableAffine) -> Tensor:
+        """The same with the scale and shift moved into the norm: s relu(z) + b = max(s z + b, b) for s > 0.
+
+        Maps are large and these layers bound by memory, so two passes fewer, and four fewer backward, are worth it.
+        """
+        norm = self.norm
+        if self.training and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked += 1
+        weight, bias = lab.scale * norm.weight, lab.scale * norm.bias + lab.bias
+        mean, var = norm.running_mean, norm.running_var
+        assert norm.momentum is not None
+        z = F.batch_norm(x, mean, var, weight, bias, self.training, norm.momentum, norm.eps)
+        return _Floor.apply(z, lab.bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last axis (Zhang & Sennrich, 2019), in float32."""
+    """Root-mean-square normalisation over the last axis (Zhang & Sennrich, 2019)."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -87,7 +121,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).type_as(x) * self.scale
+        return F.rms_norm(x, (x.shape[-1],), self.scale, self.eps)
 
 
 class MLP(nn.Module):
