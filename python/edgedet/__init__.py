@@ -1,0 +1,51 @@
+"""Small object detectors, proven on the device they run on.
+
+from edgedet import Detector
+detections = Detector("femto.bundle")("street.jpg")
+"""
+
+from __future__ import annotations
+
+try:
+    from edgedet import _core
+except ImportError as error:
+    raise ImportError(
+        f"the compiled module of edgedet does not load ({error}); it must match the installed openvino, so install "
+        "both anew: pip install --force-reinstall edgedet",
+    ) from error
+
+from edgedet._core import (
+    BackendError,
+    BundleError,
+    Error,
+    ImageError,
+    InvalidInputError,
+    ModelError,
+    decode_logits,
+    decode_scored,
+    preprocess,
+)
+from edgedet.detections import Detection, Detections, StageTimes
+from edgedet.detector import Detector, DetectorInfo
+from edgedet.images import read_image
+
+__version__: str = _core.build_info()["version"]
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "Detection",
+    "Detections",
+    "Detector",
+    "DetectorInfo",
+    "Error",
+    "ImageError",
+    "InvalidInputError",
+    "ModelError",
+    "StageTimes",
+    "__version__",
+    "decode_logits",
+    "decode_scored",
+    "preprocess",
+    "read_image",
+]

@@ -1,0 +1,328 @@
+"""Writing bundles: the folder that is the unit of deployment, with model.json at its root.
+
+What is valid is defined in one place, the reader of the compiled module (:func:`load_model_json`). Everything here
+writes, then has that reader check the result. Files become visible whole or not at all: written beside their place,
+flushed to disk, renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from edgedet import _core
+from edgedet._core import BundleError
+
+FORMAT: Final = "edgedet.bundle"
+VERSION: Final = 1
+
+#: Licence entry of a bundle whose maker did not say.
+UNSTATED: Final = "not stated"
+
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """How an image becomes network input: out = (pixel / 255 - mean) / std, NCHW.
+
+    Attributes:
+        width: Of the network input, pixels.
+        height: Of the network input, pixels.
+        name: The network's image input.
+        resize: "stretch" or "letterbox" (aspect ratio kept, centred).
+        filter: "bilinear" (two taps) or "antialias" (triangle filter, as Pillow and torchvision shrink).
+        channels: "rgb" or "bgr", the order the network was trained with.
+        mean: Per channel of the network, of pixels in [0, 1].
+        std: Per channel of the network, of pixels in [0, 1].
+        pad_value: Grey level of letterbox borders, 0..255.
+    """
+
+    width: int
+    height: int
+    name: str = "images"
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    filter: Literal["bilinear", "antialias"] = "bilinear"
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    pad_value: int = 114
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsBoxes:
+    """Names of the outputs of a raw head: logits (N, Q, C), boxes (N, Q, 4) cxcywh in [0, 1] of the network input."""
+
+    logits: str = "logits"
+    boxes: str = "boxes"
+    top_k: int = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsBoxesScores:
+    """Names of the outputs of a post-processed head.
+
+    labels (N, R) integers, boxes (N, R, 4) xyxy in pixels, scores (N, R) in [0, 1]. ``size_input`` names the second
+    input of the RT-DETR lineage, (N, 2) width and height that boxes are scaled to; None if the network has none.
+    """
+
+    labels: str = "labels"
+    boxes: str = "boxes"
+    scores: str = "scores"
+    top_k: int = 300
+    size_input: str | None = None
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    *,
+    name: str,
+    input: InputSpec,
+    output: LogitsBoxes | LabelsBoxesScores,
+    classes: Sequence[str],
+    category_ids: Sequence[int] | None = None,
+    licence: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
+    """Makes a bundle around a float ONNX model.
+
+    Args:
+        path: The bundle folder to make. Appears complete or not at all.
+        model: The ONNX file, weights inside; it is copied.
+        name: Of the model.
+        input: How images become network input.
+        output: The form of the head and the names of its outputs.
+        classes: Name of each class, by label.
+        category_ids: The dataset's id of each class, 1, 2, ... if not given.
+        licence: Licences of "weights" and "data".
+        overwrite: Replace a bundle that exists. A folder that is not a bundle is never replaced.
+        check: Called with the finished folder before it moves to ``path``; what it raises stops the writing.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        BundleError: ``path`` exists, the model is missing, or the bundle would not be valid.
+    """
+    target = Path(path)
+    source = Path(model)
+    if not source.is_file():
+        raise BundleError(f"{source}: expected an ONNX file, got nothing there; check the path")
+    if target.exists() and not overwrite:
+        raise BundleError(f"{target}: exists; choose another folder or allow overwriting")
+    if target.exists() and not (target / "model.json").is_file():
+        raise BundleError(f"{target}: exists and is not a bundle, so it is not overwritten; choose another folder")
+
+    form = "logits_boxes" if isinstance(output, LogitsBoxes) else "labels_boxes_scores"
+    outputs = {key: value for key, value in asdict(output).items() if value is not None}
+    staging = _beside(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging.mkdir()
+    try:
+        shutil.copyfile(source, staging / "model.onnx")
+        _flush(staging / "model.onnx")
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": name,
+            "input": asdict(input),
+            "output": {"form": form, **outputs},
+            "classes": list(classes),
+            "category_ids": list(category_ids) if category_ids is not None else list(range(1, len(classes) + 1)),
+            "models": {"fp32": {"*": "model.onnx"}},
+            "best": {},
+            "files": {"model.onnx": _fingerprint(staging / "model.onnx")},
+            "licence": {"weights": UNSTATED, "data": UNSTATED, **(licence or {})},
+        }
+        _write_model_json(staging, document)
+        try:
+            load_model_json(staging)
+            if check is not None:
+                check(staging)
+        except _core.Error as error:
+            # The folder that the message names is about to go.
+            raise type(error)(str(error).replace(str(staging), str(target))) from None
+        _swap_in(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def load_model_json(bundle: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads and checks a bundle: version, keys, size and sha256 of every file.
+
+    Returns:
+        model.json with defaults filled in; see docs/bundles.md for its keys.
+
+    Raises:
+        BundleError: What is wrong, with what was expected.
+    """
+    return _core.load_spec(str(Path(bundle)))
+
+
+def add_model(
+    bundle: str | os.PathLike[str],
+    precision: Precision,
+    backend: str,
+    path: str | os.PathLike[str],
+) -> str:
+    """Copies an ONNX file into a bundle as its model for one backend and precision, replacing an earlier one.
+
+    A record that the replaced file was verified as best is removed: it was about that file.
+
+    Args:
+        bundle: The bundle folder.
+        precision: "fp32", "fp16" or "int8".
+        backend: Name of a backend, or "*" for all of them.
+        path: The ONNX file.
+
+    Returns:
+        Name of the file in the bundle.
+
+    Raises:
+        BundleError: The bundle is not valid or the file is missing.
+    """
+    folder = Path(bundle)
+    parts = ["model", *([] if backend == "*" else [backend]), *([] if precision == "fp32" else [precision]), "onnx"]
+    name = ".".join(parts)
+
+    def change(document: dict[str, Any]) -> None:
+        document["models"].setdefault(precision, {})[backend] = name
+        if document.get("best", {}).get(backend) == precision:
+            del document["best"][backend]
+
+    if not Path(path).is_file():
+        raise BundleError(f"{path}: expected an ONNX file, got nothing there; check the path")
+    _add_file(folder, name, lambda staging: shutil.copyfile(path, staging), change)
+    return name
+
+
+def add_json(bundle: str | os.PathLike[str], name: str, value: Mapping[str, Any]) -> None:
+    """Writes a JSON document such as report.json or calibration.json into a bundle, replacing an earlier one.
+
+    Raises:
+        BundleError: The bundle is not valid.
+        ValueError: ``value`` holds something JSON has no form for, NaN for one.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    _add_file(Path(bundle), name, lambda staging: staging.write_text(text, encoding="utf-8"), lambda document: None)
+
+
+def set_best(bundle: str | os.PathLike[str], backend: str, precision: Precision) -> None:
+    """Records the precision that was verified as best on a backend; "auto" uses it from then on.
+
+    Raises:
+        BundleError: The bundle is not valid or has no such model.
+    """
+    folder = Path(bundle)
+    document = _read_model_json(folder)
+    have = document["models"].get(precision, {})
+    if backend not in have and "*" not in have:
+        raise BundleError(
+            f"{folder}: expected a {precision} model for {backend}, got {_models_text(document)}; call add_model first",
+        )
+    document.setdefault("best", {})[backend] = precision
+    _write_model_json(folder, document)
+    load_model_json(folder)
+
+
+def _models_text(document: Mapping[str, Any]) -> str:
+    return ", ".join(f"{precision} for {', '.join(files)}" for precision, files in document["models"].items())
+
+
+def _add_file(
+    folder: Path,
+    name: str,
+    write: Callable[[Path], object],
+    change: Callable[[dict[str, Any]], None],
+) -> None:
+    document = _read_model_json(folder)
+    if Path(name).name != name or name == "model.json":
+        raise BundleError(
+            f"expected a plain file name other than model.json, got {name!r}; a bundle has no sub-folders"
+        )
+    staging = _beside(folder / name)
+    try:
+        write(staging)
+        _flush(staging)
+        fingerprint = _fingerprint(staging)
+        if document["files"].get(name) != fingerprint:
+            if name in document["files"]:
+                # A crash between the two renames below must not leave a file that contradicts its sha256.
+                without = json.loads(json.dumps(document))
+                _forget(without, name)
+                _write_model_json(folder, without)
+            document["files"][name] = fingerprint
+            staging.replace(folder / name)
+        change(document)
+        _write_model_json(folder, document)
+    finally:
+        staging.unlink(missing_ok=True)
+    load_model_json(folder)
+
+
+def _forget(document: dict[str, Any], name: str) -> None:
+    del document["files"][name]
+    for precision, files in list(document["models"].items()):
+        for backend in [backend for backend, file in files.items() if file == name]:
+            del files[backend]
+            if document.get("best", {}).get(backend) == precision:
+                del document["best"][backend]
+        if not files:
+            del document["models"][precision]
+
+
+def _read_model_json(folder: Path) -> dict[str, Any]:
+    """The document as it is on disk, keys of newer writers kept, after the reader has found it valid."""
+    load_model_json(folder)
+    document: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return document
+
+
+def _write_model_json(folder: Path, document: Mapping[str, Any]) -> None:
+    staging = _beside(folder / "model.json")
+    staging.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _flush(staging)
+    staging.replace(folder / "model.json")
+    _flush(folder)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+
+
+def _beside(target: Path) -> Path:
+    """A name in the same folder, thus on the same disk, that no other process uses."""
+    return target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap_in(staging: Path, target: Path) -> None:
+    _flush(staging)
+    if target.exists():
+        old = _beside(target)
+        target.rename(old)
+        staging.rename(target)
+        shutil.rmtree(old)
+    else:
+        staging.rename(target)
+    _flush(target.parent)

@@ -1,0 +1,146 @@
+"""What several commands share: options of a detector, output files, progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedet import Detector, InvalidInputError, _core
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    """The positional argument of nearly every command."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder made by 'edgedet import' or by training")
+
+
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+    """Options that decide where and how the bundle runs."""
+    group = parser.add_argument_group("where and how it runs")
+    names = [backend["name"] for backend in _core.backends()]
+    group.add_argument(
+        "--backend",
+        default="auto",
+        choices=["auto", *names],
+        help="default: auto, the first one that is available (see 'edgedet doctor')",
+    )
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "fp16", "int8"],
+        help="default: auto, what 'calibration verify' recorded as best for the backend, else fp32",
+    )
+    group.add_argument(
+        "--threads", type=whole_number, default=0, metavar="N", help="CPU threads (default: all this process may use)"
+    )
+    group.add_argument(
+        "--mode",
+        default="latency",
+        choices=["latency", "throughput"],
+        help="latency: one frame at a time, as fast as possible (default); throughput: several side by side",
+    )
+
+
+def open_detector(arguments: argparse.Namespace, *, score_threshold: float = 0.0) -> Detector:
+    """The detector that the options describe."""
+    return Detector(
+        arguments.bundle,
+        backend=arguments.backend,
+        precision=arguments.precision,
+        mode=arguments.mode,
+        threads=arguments.threads,
+        score_threshold=score_threshold,
+    )
+
+
+def whole_number(text: str) -> int:
+    """An integer that is not negative, for ``type=``."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected 0, 1, 2, ..., got {text!r}")
+    return int(text)
+
+
+def positive_number(text: str) -> int:
+    """An integer above zero, for ``type=``."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected 1, 2, 3, ..., got {text!r}")
+    return int(text)
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written later on, checked before the work starts, for ``type=``."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file name, got the folder {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
+    return path
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes indented JSON."""
+    try:
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
+
+
+def describe(detector: Detector) -> dict[str, Any]:
+    """What ran where, for JSON reports."""
+    info = detector.info
+    return {
+        "model": info.name,
+        "backend": info.backend,
+        "precision": info.precision,
+        "device": info.device,
+        "threads": info.threads,
+        "requests": info.requests,
+        "version": _core.build_info()["version"],
+    }
+
+
+def print_running(detector: Detector) -> None:
+    """One line that says what runs where."""
+    info = detector.info
+    threads = f"{info.threads} thread{'s' if info.threads != 1 else ''}"
+    print(f"{info.name} {info.width}x{info.height}, {info.backend} {info.precision}, {threads}, {info.device}")
+
+
+def print_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = ()) -> None:
+    """Aligned columns under their names; columns in ``left`` flush left, numbers flush right."""
+    if not rows:
+        return
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+
+    def line(row: Mapping[str, str]) -> str:
+        cells = (row[key].ljust(size) if key in left else row[key].rjust(size) for key, size in widths.items())
+        return "  ".join(cells).rstrip()
+
+    print(line({key: key for key in widths}))
+    for row in rows:
+        print(line(row))
+
+
+def progress_bar(what: str) -> Callable[[int, int], None]:
+    """Shows progress on stderr: a bar on a terminal, a line every tenth of the way elsewhere."""
+    shown = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if sys.stderr.isatty():
+            filled = 30 * done // total
+            end = "\n" if done == total else ""
+            print(
+                f"\r{what} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}", end=end, file=sys.stderr, flush=True
+            )
+        elif (tenth := 10 * done // total) > shown:
+            shown = tenth
+            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
+
+    return show

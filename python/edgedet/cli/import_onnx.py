@@ -1,0 +1,136 @@
+"""``edgedet import``: an ONNX detector becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedet.bundle import UNSTATED, load_model_json
+from edgedet.labels import read_labels
+from edgedet.onnx_import import import_model
+
+if TYPE_CHECKING:
+    from edgedet.cli.common import Commands
+
+_DESCRIPTION = """Wrap a DETR-style ONNX model into a bundle. Input size and output form are read from the graph:
+raw logits and boxes, or labels, boxes and scores (the RT-DETR, D-FINE, DEIM lineage). How images
+were prepared in training is not in the graph, so say it below; the defaults are those of DEIMv2.
+The bundle is run once before it appears."""
+
+_EPILOG = """example:
+  edgedet import deimv2_femto.onnx --labels coco80 --out femto
+  edgedet predict femto street.jpg --out drawn"""
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "import",
+        help="wrap an ONNX model into a bundle",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL.onnx", type=Path, help="the model, weights inside the file")
+    parser.add_argument(
+        "--labels",
+        required=True,
+        metavar="coco80|FILE",
+        help="class names: coco80, a text file with one name per line, or a COCO .json with categories",
+    )
+    parser.add_argument("--out", required=True, metavar="BUNDLE", type=Path, help="folder to make")
+    parser.add_argument("--force", action="store_true", help="replace a bundle that exists")
+
+    group = parser.add_argument_group("how images were prepared in training")
+    group.add_argument(
+        "--resize",
+        default="stretch",
+        choices=["stretch", "letterbox"],
+        help="stretch both sides to the input size (default), or keep the aspect ratio and pad",
+    )
+    group.add_argument(
+        "--filter",
+        default="bilinear",
+        choices=["bilinear", "antialias"],
+        help="bilinear: as OpenCV shrinks (default); antialias: as Pillow and torchvision shrink",
+    )
+    group.add_argument(
+        "--channels",
+        "--colour",
+        "--color",
+        dest="channels",
+        default="rgb",
+        choices=["rgb", "bgr"],
+        help="colour order of the network (default: rgb)",
+    )
+    group.add_argument(
+        "--mean",
+        nargs=3,
+        type=float,
+        default=(0.0, 0.0, 0.0),
+        metavar=("C0", "C1", "C2"),
+        help="per channel, of pixels in 0..1 (default: 0 0 0; ImageNet: 0.485 0.456 0.406)",
+    )
+    group.add_argument(
+        "--std",
+        nargs=3,
+        type=float,
+        default=(1.0, 1.0, 1.0),
+        metavar=("C0", "C1", "C2"),
+        help="per channel, of pixels in 0..1 (default: 1 1 1; ImageNet: 0.229 0.224 0.225)",
+    )
+    group.add_argument(
+        "--pad-value", type=_grey, default=114, metavar="0..255", help="grey of letterbox borders (default: 114)"
+    )
+    group.add_argument(
+        "--size", type=_size, metavar="WxH", help="input size, needed only where the graph leaves it open"
+    )
+
+    group = parser.add_argument_group("what the bundle says about itself")
+    group.add_argument("--name", help="name of the model (default: the file's name)")
+    group.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the weights")
+    group.add_argument("--data-licence", default=UNSTATED, metavar="TEXT", help="licence of the training data")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Imports, then says what was found and what to do next."""
+    out = import_model(
+        arguments.model,
+        arguments.out,
+        labels=read_labels(arguments.labels),
+        name=arguments.name,
+        size=arguments.size,
+        resize=arguments.resize,
+        filter=arguments.filter,
+        channels=arguments.channels,
+        mean=tuple(arguments.mean),
+        std=tuple(arguments.std),
+        pad_value=arguments.pad_value,
+        licence={"weights": arguments.licence, "data": arguments.data_licence},
+        overwrite=arguments.force,
+    )
+    spec = load_model_json(out)
+    image, head = spec["input"], spec["output"]
+    print(f"{out}: {spec['name']}")
+    print(f"  input   {image['name']} {image['width']}x{image['height']}, {image['resize']}, {image['filter']}", end="")
+    print(f", {image['channels']}")
+    print(f"  head    {head['form'].replace('_', ', ')}; {head['top_k']} rows at the most")
+    print(f"  classes {len(spec['classes'])}: {', '.join(spec['classes'][:6])}{', ...' * (len(spec['classes']) > 6)}")
+    print(f"next: edgedet predict {out} IMAGE --out drawn")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected width x height such as 640x480, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _grey(text: str) -> int:
+    if not text.isdecimal() or int(text) > 255:
+        raise argparse.ArgumentTypeError(f"expected 0..255, got {text!r}")
+    return int(text)

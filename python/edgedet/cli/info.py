@@ -1,0 +1,65 @@
+"""``edgedet info``: what a bundle is and whether it is intact."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from edgedet.bundle import load_model_json
+from edgedet.cli.common import add_bundle, print_table
+
+if TYPE_CHECKING:
+    from edgedet.cli.common import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "info",
+        help="show what a bundle is and check its files",
+        description="Show a bundle's model, preprocessing, classes, files and licences, and check every sha256.",
+    )
+    add_bundle(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reads, which checks, and prints."""
+    spec = load_model_json(arguments.bundle)
+    for key, value in _lines(spec):
+        print(f"{key:<10} {value}")
+    print()
+    rows = [
+        {"file": name, "bytes": str(entry["bytes"]), "sha256": entry["sha256"]}
+        for name, entry in sorted(spec["files"].items())
+    ]
+    print_table(rows, left=("file", "sha256"))
+    print(f"\nvalid: all {len(rows)} file{'s' if len(rows) != 1 else ''} match model.json")
+    return 0
+
+
+def _lines(spec: dict[str, Any]) -> list[tuple[str, str]]:
+    image, head = spec["input"], spec["output"]
+    models = [
+        f"{precision} for {'every backend' if backend == '*' else backend}"
+        for precision, files in spec["models"].items()
+        for backend in files
+    ]
+    best = [f"{precision} on {backend}" for backend, precision in spec["best"].items()]
+    classes = spec["classes"]
+    return [
+        ("name", spec["name"]),
+        ("input", f"{image['name']} {image['width']}x{image['height']}"),
+        ("resize", f"{image['resize']}, {image['filter']}"),
+        ("pixels", f"{image['channels']}, mean {_numbers(image['mean'])}, std {_numbers(image['std'])}"),
+        ("head", f"{head['form'].replace('_', ', ')}; {head['top_k']} rows at the most"),
+        ("classes", f"{len(classes)}: {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"),
+        ("models", ", ".join(models)),
+        ("best", ", ".join(best) or "not verified yet (python -m calibration verify)"),
+        ("weights", spec["licence"]["weights"]),
+        ("data", spec["licence"]["data"]),
+    ]
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,124 @@
+"""``edgedet predict``: detections of images as a table, as JSON and as pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedet import Detections, ImageError, InvalidInputError, read_image
+from edgedet.cli.common import (
+    add_bundle,
+    add_detector_options,
+    open_detector,
+    output_file,
+    print_running,
+    print_table,
+    write_json,
+)
+from edgedet.draw import draw_detections
+from edgedet.images import find_images
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgedet.cli.common import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "predict",
+        help="detect objects in images",
+        description="Detect objects in images and print them, best first.",
+        epilog="Files that cannot be read are named and left out; the exit status is then 2.",
+    )
+    add_bundle(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write the images with boxes drawn into this folder")
+    parser.add_argument("--json", metavar="FILE", type=output_file, help="write the detections as JSON")
+    parser.add_argument(
+        "--score", type=_score, default=0.3, metavar="S", help="leave detections below this score out (default: 0.3)"
+    )
+    add_detector_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reads, detects, prints; one damaged file does not stop the rest."""
+    files = [file for entry in arguments.images for file in find_images(entry)]
+    if arguments.out is not None:
+        _make_folder(arguments.out)
+    detector = open_detector(arguments, score_threshold=arguments.score)
+    print_running(detector)
+    document: list[dict[str, Any]] = []
+    drawn: set[str] = set()
+    failed = 0
+    for file in files:
+        try:
+            image = read_image(file)
+        except ImageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        (found,), times = detector.detect_timed([image])
+        _print(file, image, found, sum(times))
+        document.append(_as_json(file, image, found))
+        if arguments.out is not None:
+            target = arguments.out / _free_name(file.stem, drawn)
+            draw_detections(image, found).save(target, quality=92)
+            print(f"  drawn: {target}")
+    if arguments.json is not None:
+        write_json(arguments.json, document)
+    return 2 if failed else 0
+
+
+def _print(file: Path, image: NDArray[np.uint8], found: Detections, milliseconds: float) -> None:
+    count = f"{len(found)} object{'s' if len(found) != 1 else ''}"
+    print(f"\n{file} ({image.shape[1]}x{image.shape[0]}): {count}, {milliseconds:.1f} ms")
+    rows = [
+        {"object": row.name, "score": f"{row.score:.2f}"}
+        | {side: f"{value:.1f}" for side, value in zip(("x0", "y0", "x1", "y1"), row.box, strict=True)}
+        for row in found
+    ]
+    print_table(rows, left=("object",))
+
+
+def _as_json(file: Path, image: NDArray[np.uint8], found: Detections) -> dict[str, Any]:
+    return {
+        "image": str(file),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "detections": [
+            {"name": row.name, "label": row.label, "score": row.score, "box": list(row.box)} for row in found
+        ],
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """A file name that no earlier image of this run has."""
+    name, count = f"{stem}.jpg", 1
+    while name in taken:
+        count += 1
+        name = f"{stem}_{count}.jpg"
+    taken.add(name)
+    return name
+
+
+def _score(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value

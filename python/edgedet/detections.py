@@ -1,0 +1,112 @@
+"""What a detector found in one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedet._core import Error, InvalidInputError
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class Detection(NamedTuple):
+    """One object: its box (x0, y0, x1, y1) in pixels of the source image, score in [0, 1], class index and name."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    label: int
+    name: str
+
+
+class StageTimes(NamedTuple):
+    """Milliseconds that the stages of one call took, for all of its images together."""
+
+    preprocess: float
+    inference: float
+    decode: float
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Objects found in one image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, corners x0, y0, x1, y1 in pixels of the source image, clipped to it.
+        scores: (N,) float32 in [0, 1].
+        labels: (N,) int32, index into the bundle's classes.
+        names: Class name of each of the N objects.
+
+    Raises:
+        InvalidInputError: The lengths or shapes disagree.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    names: list[str]
+
+    def __post_init__(self) -> None:
+        rows = len(self.names)
+        if self.boxes.shape != (rows, 4) or self.scores.shape != (rows,) or self.labels.shape != (rows,):
+            raise InvalidInputError(
+                f"expected boxes ({rows}, 4), scores ({rows},) and labels ({rows},) for {rows} names, got "
+                f"{self.boxes.shape}, {self.scores.shape} and {self.labels.shape}",
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Detection]:
+        """Yields the objects one by one, as plain Python values."""
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self.names, strict=True)
+        for (x0, y0, x1, y1), score, label, name in rows:
+            yield Detection((x0, y0, x1, y1), score, label, name)
+
+    def filter(self, score: float) -> Detections:
+        """Keeps the objects with at least this score."""
+        keep = self.scores >= score
+        names = [name for name, kept in zip(self.names, keep.tolist(), strict=True) if kept]
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """COCO results: one dict per object with image_id, category_id, bbox (x, y, width, height) and score.
+
+        Args:
+            image_id: Id of the image in the dataset.
+            category_ids: The dataset's id of each class, as in the bundle. Must cover every label.
+        """
+        if len(self) and int(self.labels.max()) >= len(category_ids):
+            raise InvalidInputError(
+                f"expected a category id for each class, got {len(category_ids)} ids and label "
+                f"{int(self.labels.max())}; pass the bundle's category_ids",
+            )
+        corners = self.boxes.astype(np.float64)
+        corners[:, 2:] -= corners[:, :2]
+        rows = zip(corners.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
+            for bbox, score, label in rows
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as ``supervision.Detections``, names under ``data["class_name"]``.
+
+        Raises:
+            Error: The package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError:
+            raise Error("the package supervision is not installed; run: pip install supervision") from None
+        return supervision.Detections(
+            xyxy=self.boxes,
+            confidence=self.scores,
+            class_id=self.labels.astype(np.int64),
+            data={"class_name": np.array(self.names, dtype=np.str_)},
+        )

@@ -1,0 +1,252 @@
+"""The detector: a bundle on a backend, images in, :class:`Detections` out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedet import _core
+from edgedet._core import InvalidInputError
+from edgedet.detections import Detections, StageTimes
+from edgedet.images import read_image
+
+PixelFormat: TypeAlias = Literal["rgb", "bgr", "gray", "nv12"]
+#: An array in the call's pixel format, the two planes (Y, UV) of an NV12 frame, or the path of an image file.
+ImageInput: TypeAlias = "NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.uint8]] | str | os.PathLike[str]"
+
+_DIMENSIONS = {"rgb": 3, "bgr": 3, "gray": 2, "nv12": 2}
+_SHAPES = {
+    "rgb": "(H, W, 3) uint8 array",
+    "bgr": "(H, W, 3) uint8 array",
+    "gray": "(H, W) uint8 array",
+    "nv12": "(H * 3 / 2, W) uint8 array or a tuple of planes Y (H, W) and UV (H / 2, W)",
+}
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What a detector runs and how.
+
+    Attributes:
+        name: Name of the model.
+        classes: Name of each class, by label.
+        category_ids: The dataset's id of each class, for COCO results.
+        width: Of the network input, pixels.
+        height: Of the network input, pixels.
+        backend: Name of the backend that runs.
+        precision: "fp32", "fp16" or "int8": the one that runs.
+        device: Device and library version.
+        threads: CPU threads in use.
+        requests: Parallel inference requests in use.
+        spec: The whole model.json, checked and with defaults filled in.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    width: int
+    height: int
+    backend: str
+    precision: str
+    device: str
+    threads: int
+    requests: int
+    spec: dict[str, Any]
+
+
+class Detector:
+    """Runs a bundle. Any number of threads may share one detector; the GIL is released while it works.
+
+    Args:
+        bundle: The bundle folder.
+        backend: "auto" (the first available one, see ``edgedet doctor``) or a backend's name.
+        precision: "auto" (what verification recorded as best for the backend, else "fp32"), "fp32", "fp16" or "int8".
+        mode: "latency" answers each frame as soon as possible, "throughput" runs several requests side by side.
+        threads: CPU threads, 0 for all that this process may use.
+        requests: Parallel inference requests, 0 for one (latency) or the backend's choice (throughput).
+        score_threshold: Detections below it are left out, in [0, 1].
+        max_detections: Rows kept per image, 0 for the model's own number.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, tampered with or of another version.
+        ModelError: The network does not fit what the bundle says.
+        BackendError: The backend or precision is not available here; the message says why.
+        InvalidInputError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        mode: Literal["latency", "throughput"] = "latency",
+        threads: int = 0,
+        requests: int = 0,
+        score_threshold: float = 0.0,
+        max_detections: int = 0,
+    ) -> None:
+        self._core = _core.Detector(
+            str(Path(bundle)),
+            backend=backend,
+            precision=precision,
+            mode=mode,
+            threads=threads,
+            requests=requests,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+        )
+        spec = self._core.spec
+        self._info = DetectorInfo(
+            name=spec["name"],
+            classes=tuple(spec["classes"]),
+            category_ids=tuple(spec["category_ids"]),
+            width=spec["input"]["width"],
+            height=spec["input"]["height"],
+            backend=self._core.backend,
+            precision=self._core.precision,
+            device=self._core.device,
+            threads=self._core.threads,
+            requests=self._core.requests,
+            spec=spec,
+        )
+
+    @property
+    def info(self) -> DetectorInfo:
+        """The model, and the backend and precision that run it."""
+        return self._info
+
+    def __repr__(self) -> str:
+        info = self._info
+        return (
+            f"Detector({info.name!r}, {info.width}x{info.height}, {len(info.classes)} classes, "
+            f"{info.backend} {info.precision})"
+        )
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence too, but one path here
+        self, images: ImageInput, *, format: PixelFormat = ...
+    ) -> Detections: ...
+
+    @overload
+    def __call__(self, images: Sequence[ImageInput], *, format: PixelFormat = ...) -> list[Detections]: ...
+
+    def __call__(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        format: PixelFormat = "rgb",
+    ) -> Detections | list[Detections]:
+        """Detects objects in one image or in a list of images.
+
+        Args:
+            images: An image, or a list that may mix arrays and paths. Arrays are uint8: (H, W, 3) for "rgb" and "bgr",
+                (H, W) for "gray", (H * 3 / 2, W) or a tuple of planes (Y, UV) for "nv12". Arrays are not copied as
+                long as their rows are contiguous. A path is read with :func:`edgedet.read_image`.
+            format: Pixel format of the arrays. Files are not affected by it.
+
+        Returns:
+            Detections of the image, or a list of them in the order of ``images``.
+
+        Raises:
+            InvalidInputError: Something that is not an image of that format.
+            ImageError: A file that cannot be read.
+            ModelError: The network gave NaN.
+        """
+        if isinstance(images, list):
+            return self.detect_timed(images, format=format)[0]
+        return self.detect_timed([images], format=format)[0][0]  # type: ignore[list-item]
+
+    def detect_timed(
+        self,
+        images: Sequence[ImageInput],
+        *,
+        format: PixelFormat = "rgb",
+    ) -> tuple[list[Detections], StageTimes]:
+        """As a call with a list, and says how long the stages took (reading files is not in it)."""
+        if not isinstance(images, (list, tuple)):
+            raise InvalidInputError(
+                f"expected a list of images, got {type(images).__name__}; put one image into a list"
+            )
+        if format not in _SHAPES:
+            raise InvalidInputError(f"expected format {', '.join(_SHAPES)}, got {format!r}")
+        if not images:
+            return [], StageTimes(0.0, 0.0, 0.0)
+        arrays: list[NDArray[np.uint8]] = []
+        from_file: list[bool] = []
+        for index, image in enumerate(images):
+            if isinstance(image, (str, os.PathLike)):
+                arrays.append(read_image(image))
+                from_file.append(True)
+            else:
+                arrays.append(_as_array(image, format, index))
+                from_file.append(False)
+        if format == "rgb" or not any(from_file):
+            raw, times = self._core.detect(arrays, format)
+            return self._wrap(raw), StageTimes(*times)
+
+        # Files are RGB whatever the arrays are: each kind in a call of its own, then back into the caller's order.
+        results: list[Detections | None] = [None] * len(arrays)
+        total = np.zeros(3)
+        kinds: tuple[tuple[bool, PixelFormat], ...] = ((True, "rgb"), (False, format))
+        for kind, kind_format in kinds:
+            places = [place for place, is_path in enumerate(from_file) if is_path is kind]
+            if places:
+                raw, times = self._core.detect([arrays[place] for place in places], kind_format)
+                total += times
+                for place, detections in zip(places, self._wrap(raw), strict=True):
+                    results[place] = detections
+        return [result for result in results if result is not None], StageTimes(*total.tolist())
+
+    def _wrap(
+        self,
+        raw: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],
+    ) -> list[Detections]:
+        classes = self._info.classes
+        return [
+            Detections(boxes, scores, labels, [classes[label] for label in labels.tolist()])
+            for boxes, scores, labels in raw
+        ]
+
+
+def _as_array(image: object, format: PixelFormat, index: int) -> NDArray[np.uint8]:
+    """Checks what the compiled module cannot name well; the pixels stay where they are."""
+    if format == "nv12" and isinstance(image, tuple):
+        return _join_planes(image, index)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == _DIMENSIONS[format]:
+        return image
+    if isinstance(image, np.ndarray):
+        got = f"an array of shape {image.shape} and type {image.dtype}"
+        if image.dtype != np.uint8:
+            remedy = "scale the pixels to 0..255 and convert them with .astype(np.uint8)"
+        elif image.ndim == 4:
+            remedy = "pass a batch as a list of images"
+        else:
+            remedy = "name the pixel format with format='rgb', 'bgr', 'gray' or 'nv12'"
+    else:
+        got = f"{type(image).__module__}.{type(image).__qualname__}".removeprefix("builtins.")
+        if got.startswith("PIL."):
+            remedy = "convert it with np.asarray(image.convert('RGB'))"
+        else:
+            remedy = "pass a NumPy array, a path, or a list of them"
+    raise InvalidInputError(
+        f"image {index}: expected a path or a {_SHAPES[format]} (format={format!r}), got {got}; {remedy}",
+    )
+
+
+def _join_planes(planes: tuple[Any, ...], index: int) -> NDArray[np.uint8]:
+    if len(planes) == 2 and all(isinstance(plane, np.ndarray) and plane.dtype == np.uint8 for plane in planes):
+        luma, chroma = planes
+        if luma.ndim == 2 and chroma.size * 2 == luma.size and luma.shape[0] % 2 == 0 and luma.shape[1] % 2 == 0:
+            return np.vstack((luma, chroma.reshape(luma.shape[0] // 2, luma.shape[1])))
+    got = ", ".join(f"{getattr(plane, 'shape', type(plane).__name__)}" for plane in planes)
+    raise InvalidInputError(
+        f"image {index}: expected uint8 planes Y (H, W) and UV (H / 2, W) or (H / 2, W / 2, 2) with even H and W, "
+        f"got {got}",
+    )

@@ -1,0 +1,167 @@
+"""Image files to RGB arrays, through Pillow, with a limit on size that is checked before any pixel is decoded.
+
+One reader for the detector, the command line, training validation and calibration, so that all of them see the same
+pixels. What it does with each kind of file:
+
+* EXIF orientation is applied, so boxes are in the frame a viewer shows.
+* Grey, palette, CMYK and YCbCr images become RGB as Pillow's ``convert("RGB")`` does it; transparency is dropped the
+  same way (the colour under a transparent pixel is kept).
+* 16-bit colour PNG files lose their low byte, as Pillow does. Images with one 16-bit, 32-bit or float channel are
+  refused: their range is not known (thermal cameras use 14 of 16 bits), and Pillow's conversion would turn most of
+  them white. Scale them to 8 bits yourself and pass the array.
+* Animations and multi-page files give their first frame.
+* Truncated and corrupt files are an error, never a half-grey image.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedet._core import ImageError, InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Largest width x height that :func:`read_image` decodes unless told otherwise; 300 MB as an RGB array.
+MAX_PIXELS: Final = 100_000_000
+
+#: Pillow's names of the formats that are read. Others (EPS runs Ghostscript, for one) are not even probed.
+FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+#: File name endings of those formats, lower case.
+SUFFIXES: Final = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"},
+)
+
+_EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+
+# warnings.catch_warnings changes process-wide state; two readers must not interleave inside it.
+_WARNINGS_LOCK: Final = threading.Lock()
+
+
+def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decodes an image file.
+
+    Args:
+        source: Path of the file, or its contents.
+        max_pixels: Largest accepted width x height. Checked against the header, before pixels are allocated. Pillow's
+            own limit (``PIL.Image.MAX_IMAGE_PIXELS``) stays in force.
+
+    Returns:
+        (H, W, 3) uint8 RGB, C-contiguous, EXIF orientation applied.
+
+    Raises:
+        ImageError: The file is missing, of another format, too large, truncated, corrupt, or of a pixel type without
+            a defined 8-bit rendering.
+        InvalidInputError: ``source`` is neither a path nor bytes.
+    """
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise InvalidInputError(
+            f"expected a path or the bytes of an image file, got {type(source).__name__}; "
+            "arrays need no reading, pass them to the detector as they are",
+        )
+    name = f"{len(source)} bytes" if isinstance(source, bytes) else str(Path(source))
+    from PIL import UnidentifiedImageError
+
+    try:
+        if isinstance(source, bytes):
+            return _decode(io.BytesIO(source), name, max_pixels)
+        with Path(source).open("rb") as file:
+            return _decode(file, name, max_pixels)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image that can be read; expected one of {', '.join(FORMATS)}") from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: expected an image file, got a folder") from None
+    except PermissionError:
+        raise ImageError(f"{name}: the file may not be read; check its permissions") from None
+    except MemoryError:
+        raise ImageError(f"{name}: not enough memory to decode the image; lower max_pixels or shrink it") from None
+    except Exception as error:
+        # Pillow's decoders raise whatever their parsers trip over (ValueError, SyntaxError, struct.error, ...).
+        raise ImageError(f"{name}: damaged or unsupported image: {error or type(error).__name__}") from error
+
+
+def find_images(path: str | os.PathLike[str]) -> list[Path]:
+    """Lists the image files of a folder, sorted by name, sub-folders left out; a file is returned as it is.
+
+    Raises:
+        ImageError: There is nothing at ``path``, or no image in the folder.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        if not root.exists():
+            raise ImageError(f"{root}: no such file or folder; check the path")
+        return [root]
+    found = sorted(entry for entry in root.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    if not found:
+        raise ImageError(f"{root}: no image in this folder; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _decode(file: IO[bytes], name: str, max_pixels: int) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    _check_size(_webp_canvas(file), name, max_pixels)
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        # Pillow's own, higher limit, and remarks about metadata that has no influence on the pixels.
+        warnings.simplefilter("ignore")
+        try:
+            image: Image.Image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise ImageError(
+                f"{name}: its header announces more pixels than Pillow accepts, the limit here is {max_pixels}; "
+                "shrink the image",
+            ) from None
+    with image:
+        _check_size(image.size, name, max_pixels)
+        if image.mode not in _EIGHT_BIT_MODES:
+            raise ImageError(
+                f"{name}: pixels of type {image.mode!r} have no defined 8-bit rendering; scale them to 0..255 as your "
+                "sensor needs it and pass the uint8 array",
+            )
+        image.load()
+        with _WARNINGS_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rgb = ImageOps.exif_transpose(image).convert("RGB")
+    return np.array(rgb)
+
+
+def _check_size(size: tuple[int, int] | None, name: str, max_pixels: int) -> None:
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"{name}: {size[0]}x{size[1]} is {size[0] * size[1]} pixels, the limit is {max_pixels}; "
+            "shrink the image or raise max_pixels",
+        )
+
+
+def _webp_canvas(file: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height from the header of a WebP file, None for another format.
+
+    Pillow allocates two whole canvases while it opens a WebP file, before its size can be asked for. Layout:
+    RFC 9649, sections 2.5 to 2.7.
+    """
+    head = file.read(30)
+    file.seek(0)
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+    chunk = head[12:16]
+    if chunk == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    return None
