@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "edgedet/error.h"
+#include "edgedet/inspect.h"
 #include "edgedet/types.h"
 
 namespace edgedet {
@@ -26,10 +27,10 @@ struct DetectorOptions {
   std::string backend = "auto";    // "auto" or a name of backends()
   std::string precision = "auto";  // "auto": what model.json records as verified best for the backend, else "fp32"
   PerformanceMode mode = PerformanceMode::kLatency;
-  int threads = 0;               // CPU threads, 0 = all this process may use
-  int requests = 0;              // parallel inference requests, 0 = 1 for latency, the backend's choice for throughput
-  float score_threshold = 0.F;   // rows below it are left out
-  int max_detections = 0;        // 0 = the model's own
+  int threads = 0;              // CPU threads, 0 = all this process may use
+  int requests = 0;             // parallel inference requests, 0 = 1 for latency, the backend's choice for throughput
+  float score_threshold = 0.F;  // rows below it are left out
+  int max_detections = 0;       // 0 = the model's own
 };
 
 // What a backend is and whether it can run here.
@@ -55,10 +56,19 @@ class Detector {
   const ModelInfo& info() const noexcept;
   const std::string& backend() const noexcept;    // the name of the one that runs
   const std::string& precision() const noexcept;  // "fp32", "fp16" or "int8", the one that runs
+  std::string device() const;                     // device and library version, for people and reports
+  int threads() const noexcept;                   // CPU threads in use
+  int requests() const noexcept;                  // parallel inference requests in use
 
   // out[i] holds the detections of images[i], best first. Throws Error; `times` may be null.
   void detect(const ImageView* images, std::size_t count, std::vector<std::vector<Detection>>& out,
               StageTimes* times = nullptr) const;
+
+  // The network alone, for comparing engines: `input` is (batch, 3, height, width) as preprocess gives.
+  std::vector<Tensor> infer(const float* input, std::size_t batch) const;
+
+  // What the backend really executes, in execution order.
+  std::vector<ExecutionNode> execution_graph() const;
 
  private:
   class Impl;

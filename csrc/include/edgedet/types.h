@@ -54,8 +54,8 @@ struct Detection {
   float y0 = 0.F;
   float x1 = 0.F;
   float y1 = 0.F;
-  float score = 0.F;        // in [0, 1]
-  std::int32_t label = 0;   // contiguous class index, see ModelInfo::classes
+  float score = 0.F;       // in [0, 1]
+  std::int32_t label = 0;  // contiguous class index, see ModelInfo::classes
 };
 
 // Milliseconds spent per stage by one detect call (for the whole batch).

@@ -1,0 +1,484 @@
+#include "backends/openvino/openvino_backend.h"
+
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <utility>
+
+#include <openvino/openvino.hpp>
+
+#include "common/affinity.h"
+#include "common/thread_pool.h"
+#include "kernels/ops.h"
+
+namespace edgedet {
+namespace openvino {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
+
+// OpenVINO's own exceptions stop here: they become Error(kind) with `what` in front. Our own pass through.
+template <typename Function>
+auto guarded(ErrorKind kind, const std::string& what, Function&& function) {
+  try {
+    return std::forward<Function>(function)();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(kind, what + ": OpenVINO says: " + error.what());
+  }
+}
+
+// One per process, never destroyed: its plugins must not be unloaded before the last static that uses them.
+ov::Core& core() {
+  static auto* instance = new ov::Core;
+  return *instance;
+}
+
+std::string numpy_name(const ov::element::Type& type) {
+  switch (type) {
+    case ov::element::f64:
+      return "float64";
+    case ov::element::f32:
+      return "float32";
+    case ov::element::f16:
+      return "float16";
+    case ov::element::i64:
+      return "int64";
+    case ov::element::i32:
+      return "int32";
+    case ov::element::i16:
+      return "int16";
+    case ov::element::i8:
+      return "int8";
+    case ov::element::u64:
+      return "uint64";
+    case ov::element::u32:
+      return "uint32";
+    case ov::element::u16:
+      return "uint16";
+    case ov::element::u8:
+      return "uint8";
+    case ov::element::boolean:
+      return "bool";
+    default:
+      return type.get_type_name();
+  }
+}
+
+std::string port_name(const ov::Output<const ov::Node>& port) {
+  return port.get_names().empty() ? port.get_node()->get_friendly_name() : port.get_any_name();
+}
+
+std::string list_names(const std::vector<ov::Output<ov::Node>>& ports) {
+  std::string names;
+  for (const auto& port : ports) {
+    names += (names.empty() ? "" : ", ") + port_name(port);
+  }
+  return names.empty() ? "none" : names;
+}
+
+// Everything one image needs on its way through, made once.
+struct Request {
+  ov::InferRequest infer;
+  float* input = nullptr;                // (1, 3, height, width)
+  const float* logits = nullptr;         // (1, Q, C)
+  const std::int64_t* labels = nullptr;  // (1, R)
+  const float* boxes = nullptr;          // (1, Q or R, 4)
+  const float* scores = nullptr;         // (1, R)
+  ops::PreprocessWorkspace preprocess;
+  ops::DecodeWorkspace decode;
+  Geometry geometry;
+  std::size_t image = 0;    // index in the detect call under way
+  Request* next = nullptr;  // in the list of free requests, or of those a detect call has in flight
+};
+
+// Requests that are not in use.
+class FreeList {
+ public:
+  void add(Request& request) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      request.next = first_;
+      first_ = &request;
+    }
+    available_.notify_one();
+  }
+
+  // Waits for one.
+  Request& take() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    available_.wait(lock, [this] { return first_ != nullptr; });
+    return *std::exchange(first_, first_->next);
+  }
+
+  // Null if there is none now.
+  Request* try_take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return first_ == nullptr ? nullptr : std::exchange(first_, first_->next);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable available_;
+  Request* first_ = nullptr;
+};
+
+// The requests one detect call holds, oldest first. Whatever happens they are waited for and given back.
+class InFlight {
+ public:
+  explicit InFlight(FreeList& free) : free_(free) {}
+  ~InFlight() {
+    while (first_ != nullptr) {
+      try {
+        first_->infer.wait();
+      } catch (const std::exception&) {
+        // The call already fails with the first error; this one only has to leave the request idle.
+        static_cast<void>(0);
+      }
+      pop();
+    }
+  }
+  InFlight(const InFlight&) = delete;
+  InFlight& operator=(const InFlight&) = delete;
+
+  bool empty() const { return first_ == nullptr; }
+  Request& oldest() { return *first_; }
+
+  void push(Request& request) {
+    request.next = nullptr;
+    (first_ == nullptr ? first_ : last_->next) = &request;
+    last_ = &request;
+  }
+
+  void pop() {
+    Request& request = *std::exchange(first_, first_->next);
+    free_.add(request);
+  }
+
+ private:
+  FreeList& free_;
+  Request* first_ = nullptr;
+  Request* last_ = nullptr;
+};
+
+class OpenvinoBackend final : public Backend {
+ public:
+  OpenvinoBackend(const ModelSpec& spec, const std::string& path, const DetectorOptions& options)
+      : preprocess_(spec.info.preprocess),
+        form_(spec.form),
+        classes_(static_cast<std::int32_t>(spec.info.classes.size())) {
+    decode_.top_k = options.max_detections;
+    decode_.score_threshold = options.score_threshold;
+    const auto model =
+        guarded(ErrorKind::kModel, path + ": cannot be read as a network", [&] { return core().read_model(path); });
+    guarded(ErrorKind::kModel, path + ": does not fit model.json", [&] { prepare(*model, spec, path); });
+    compiled_ = guarded(ErrorKind::kBackend, path + ": cannot be compiled for the CPU",
+                        [&] { return compile(with_float_ports(model, spec), options); });
+    guarded(ErrorKind::kBackend, path, [&] { make_requests(spec, options); });
+  }
+
+  void detect(const ImageView* images, std::size_t count, std::vector<Detection>* out, StageTimes& times) override {
+    const auto begin = Clock::now();
+    Clock::duration preprocessing{};
+    Clock::duration decoding{};
+    InFlight flying(free_);
+
+    const auto finish = [&] {
+      Request& request = flying.oldest();
+      guarded(ErrorKind::kBackend, "inference failed", [&] { request.infer.wait(); });
+      const auto start = Clock::now();
+      decode(request, out[request.image]);
+      decoding += Clock::now() - start;
+      flying.pop();
+    };
+
+    for (std::size_t i = 0; i < count; ++i) {
+      // A call that holds requests never waits for another call's: it finishes its own oldest first.
+      Request* request = flying.empty() ? &free_.take() : free_.try_take();
+      while (request == nullptr) {
+        finish();
+        request = flying.empty() ? &free_.take() : free_.try_take();
+      }
+      flying.push(*request);
+      request->image = i;
+      const auto start = Clock::now();
+      request->geometry = ops::preprocess_cpu(images[i], preprocess_, DType::kFloat32, request->input,
+                                              request->preprocess, pool_.get());
+      preprocessing += Clock::now() - start;
+      guarded(ErrorKind::kBackend, "inference failed", [&] { request->infer.start_async(); });
+    }
+    while (!flying.empty()) {
+      finish();
+    }
+    times.preprocess = milliseconds(preprocessing);
+    times.decode = milliseconds(decoding);
+    times.inference = milliseconds(Clock::now() - begin) - times.preprocess - times.decode;
+  }
+
+  std::vector<Tensor> infer(const float* input, std::size_t batch) override {
+    const std::size_t pixels =
+        std::size_t{3} * static_cast<std::size_t>(preprocess_.width) * static_cast<std::size_t>(preprocess_.height);
+    std::vector<Tensor> tensors;
+    InFlight flying(free_);
+    flying.push(free_.take());
+    Request& request = flying.oldest();
+    for (std::size_t i = 0; i < batch; ++i) {
+      std::memcpy(request.input, input + i * pixels, pixels * sizeof(float));
+      guarded(ErrorKind::kBackend, "inference failed", [&] { request.infer.infer(); });
+      for (std::size_t o = 0; o < compiled_.outputs().size(); ++o) {
+        const ov::Tensor output = request.infer.get_output_tensor(o);
+        if (i == 0) {
+          Tensor tensor;
+          tensor.name = port_name(compiled_.outputs()[o]);
+          tensor.shape.assign(output.get_shape().begin(), output.get_shape().end());
+          tensor.shape.at(0) = static_cast<std::int64_t>(batch);
+          tensor.values.reserve(batch * output.get_size());
+          tensors.push_back(std::move(tensor));
+        }
+        append(output, tensors[o].values);
+      }
+    }
+    return tensors;
+  }
+
+  std::vector<ExecutionNode> execution_graph() const override {
+    return guarded(ErrorKind::kBackend, "cannot read the execution graph", [&] {
+      std::vector<ExecutionNode> nodes;
+      for (const auto& op : compiled_.get_runtime_model()->get_ordered_ops()) {
+        const ov::RTMap& facts = op->get_rt_info();
+        const auto fact = [&facts](const char* key) {
+          const auto found = facts.find(key);
+          return found == facts.end() ? std::string() : found->second.as<std::string>();
+        };
+        nodes.push_back({op->get_friendly_name(), fact("layerType"), fact("primitiveType"), fact("runtimePrecision"),
+                         fact("originalLayersNames")});
+      }
+      return nodes;
+    });
+  }
+
+  std::string device() const override {
+    return guarded(ErrorKind::kBackend, "cannot read the name of the device", [] {
+      return core().get_property("CPU", ov::device::full_name) + ", OpenVINO " + ov::get_openvino_version().buildNumber;
+    });
+  }
+
+  int threads() const noexcept override { return threads_; }
+  int requests() const noexcept override { return static_cast<int>(requests_.size()); }
+
+ private:
+  // The port called `name`, or an error that lists those there are.
+  static ov::Output<ov::Node> find(const std::vector<ov::Output<ov::Node>>& ports, const std::string& name,
+                                   const std::string& what, const std::string& path) {
+    for (const auto& port : ports) {
+      if (port.get_names().count(name) != 0) {
+        return port;
+      }
+    }
+    throw Error(ErrorKind::kModel,
+                path + ": expected an " + what + " named \"" + name + "\" as in model.json, got: " + list_names(ports));
+  }
+
+  static void expect_shape(const ov::Output<ov::Node>& port, const ov::PartialShape& expected,
+                           const std::string& path) {
+    const ov::PartialShape& shape = port.get_partial_shape();
+    if (!shape.compatible(expected)) {
+      throw Error(ErrorKind::kModel, path + ": expected \"" + port_name(port) + "\" of shape " + expected.to_string() +
+                                         " as in model.json, got " + shape.to_string());
+    }
+  }
+
+  // Fixes every shape for one image and checks names and shapes of inputs and outputs.
+  void prepare(ov::Model& model, const ModelSpec& spec, const std::string& path) const {
+    const ov::PartialShape image{1, 3, preprocess_.height, preprocess_.width};
+    std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
+    const auto input = find(model.inputs(), spec.input, "input", path);
+    expect_shape(input, image, path);
+    shapes[input] = image;
+    if (!spec.size_input.empty()) {
+      const auto size = find(model.inputs(), spec.size_input, "input", path);
+      expect_shape(size, {1, 2}, path);
+      shapes[size] = {1, 2};
+    }
+    for (const auto& port : model.inputs()) {
+      if (shapes.count(port) == 0) {
+        throw Error(ErrorKind::kModel, path + ": input \"" + port_name(port) + "\" is not named in model.json");
+      }
+    }
+    model.reshape(shapes);
+
+    const ov::Dimension any = ov::Dimension::dynamic();
+    const auto boxes = find(model.outputs(), spec.boxes, "output", path);
+    expect_shape(boxes, {1, any, 4}, path);
+    if (boxes.get_partial_shape().is_dynamic()) {
+      throw Error(ErrorKind::kModel, path + ": \"" + spec.boxes + "\" has a shape that depends on the image, " +
+                                         boxes.get_partial_shape().to_string() + "; export a fixed number of rows");
+    }
+    const ov::Dimension rows = boxes.get_partial_shape()[1];
+    if (form_ == OutputForm::kLogitsBoxes) {
+      expect_shape(find(model.outputs(), spec.logits, "output", path), {1, rows, classes_}, path);
+    } else {
+      expect_shape(find(model.outputs(), spec.labels, "output", path), {1, rows}, path);
+      expect_shape(find(model.outputs(), spec.scores, "output", path), {1, rows}, path);
+    }
+  }
+
+  // The same network with float32 and int64 at its ports, whatever the file has inside.
+  static std::shared_ptr<ov::Model> with_float_ports(const std::shared_ptr<ov::Model>& model, const ModelSpec& spec) {
+    ov::preprocess::PrePostProcessor ports(model);
+    ports.input(spec.input).tensor().set_element_type(ov::element::f32);
+    ports.output(spec.boxes).tensor().set_element_type(ov::element::f32);
+    if (!spec.size_input.empty()) {
+      ports.input(spec.size_input).tensor().set_element_type(ov::element::i64);
+    }
+    if (spec.form == OutputForm::kLogitsBoxes) {
+      ports.output(spec.logits).tensor().set_element_type(ov::element::f32);
+    } else {
+      ports.output(spec.labels).tensor().set_element_type(ov::element::i64);
+      ports.output(spec.scores).tensor().set_element_type(ov::element::f32);
+    }
+    return ports.build();
+  }
+
+  static ov::CompiledModel compile(const std::shared_ptr<ov::Model>& model, const DetectorOptions& options) {
+    const bool latency = options.mode == PerformanceMode::kLatency;
+    const int threads = options.threads > 0 ? options.threads : available_cpus();
+    ov::AnyMap config{
+        ov::hint::performance_mode(latency ? ov::hint::PerformanceMode::LATENCY
+                                           : ov::hint::PerformanceMode::THROUGHPUT),
+        // What is float stays float32: bfloat16 and float16 would change boxes from one CPU to the next.
+        ov::hint::inference_precision(ov::element::f32),
+        ov::inference_num_threads(threads),
+        // Two pinned processes would share the same cores and leave others idle.
+        ov::hint::enable_cpu_pinning(false),
+    };
+    if (latency || options.requests > 0) {
+      config.insert(ov::num_streams(std::max(1, options.requests)));
+    }
+    return core().compile_model(model, "CPU", config);
+  }
+
+  void make_requests(const ModelSpec& spec, const DetectorOptions& options) {
+    threads_ = compiled_.get_property(ov::inference_num_threads);
+    int count = options.requests;
+    if (count == 0) {
+      count = options.mode == PerformanceMode::kLatency
+                  ? 1
+                  : static_cast<int>(compiled_.get_property(ov::optimal_number_of_infer_requests));
+    }
+    // With several requests the parallelism is across images.
+    if (count == 1 && threads_ > 1) {
+      pool_ = std::make_unique<ThreadPool>(threads_);
+    }
+    for (int i = 0; i < count; ++i) {
+      requests_.push_back(std::make_unique<Request>());
+      Request& request = *requests_.back();
+      request.infer = compiled_.create_infer_request();
+      request.input = request.infer.get_tensor(spec.input).data<float>();
+      const ov::Tensor boxes = request.infer.get_tensor(spec.boxes);
+      rows_ = static_cast<std::int32_t>(boxes.get_shape()[1]);
+      request.boxes = boxes.data<float>();
+      if (!spec.size_input.empty()) {
+        auto* size = request.infer.get_tensor(spec.size_input).data<std::int64_t>();
+        size[0] = preprocess_.width;
+        size[1] = preprocess_.height;
+      }
+      if (form_ == OutputForm::kLogitsBoxes) {
+        request.logits = request.infer.get_tensor(spec.logits).data<float>();
+      } else {
+        request.labels = request.infer.get_tensor(spec.labels).data<std::int64_t>();
+        request.scores = request.infer.get_tensor(spec.scores).data<float>();
+      }
+      free_.add(request);
+    }
+  }
+
+  void decode(Request& request, std::vector<Detection>& out) const {
+    if (form_ == OutputForm::kLogitsBoxes) {
+      ops::decode_logits_cpu(request.logits, request.boxes, rows_, classes_, request.geometry, decode_, request.decode,
+                             out);
+    } else {
+      ops::decode_scored_cpu(request.labels, request.boxes, request.scores, rows_, classes_, request.geometry, decode_,
+                             request.decode, out);
+    }
+  }
+
+  static void append(const ov::Tensor& tensor, std::vector<float>& values) {
+    if (tensor.get_element_type() == ov::element::i64) {
+      const auto* data = tensor.data<std::int64_t>();
+      std::transform(data, data + tensor.get_size(), std::back_inserter(values),
+                     [](std::int64_t value) { return static_cast<float>(value); });
+    } else {
+      const auto* data = tensor.data<float>();
+      values.insert(values.end(), data, data + tensor.get_size());
+    }
+  }
+
+  PreprocessSpec preprocess_;
+  OutputForm form_;
+  std::int32_t classes_;
+  std::int32_t rows_ = 0;
+  ops::DecodeOptions decode_;
+  int threads_ = 1;
+  ov::CompiledModel compiled_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::vector<std::unique_ptr<Request>> requests_;
+  FreeList free_;
+};
+
+ModelPort describe(const ov::Output<const ov::Node>& port) {
+  ModelPort result;
+  result.name = port_name(port);
+  result.dtype = numpy_name(port.get_element_type());
+  const ov::PartialShape& shape = port.get_partial_shape();
+  result.ranked = shape.rank().is_static();
+  if (result.ranked) {
+    for (const ov::Dimension& side : shape) {
+      result.shape.push_back(side.is_static() ? side.get_length() : kDynamic);
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+BackendInfo probe() {
+  try {
+    return {"openvino", true,
+            "OpenVINO " + std::string(ov::get_openvino_version().buildNumber) + " on " +
+                core().get_property("CPU", ov::device::full_name)};
+  } catch (const std::exception& error) {
+    return {"openvino", false, std::string("OpenVINO cannot use this CPU: ") + error.what()};
+  }
+}
+
+std::unique_ptr<Backend> make(const ModelSpec& spec, const std::string& model, const DetectorOptions& options) {
+  return std::make_unique<OpenvinoBackend>(spec, model, options);
+}
+
+}  // namespace openvino
+
+ModelPorts inspect_onnx(const std::string& path) {
+  return openvino::guarded(ErrorKind::kModel, path + ": cannot be read as an ONNX model", [&] {
+    const std::shared_ptr<const ov::Model> model = openvino::core().read_model(path);
+    ModelPorts ports;
+    for (const auto& port : model->inputs()) {
+      ports.inputs.push_back(openvino::describe(port));
+    }
+    for (const auto& port : model->outputs()) {
+      ports.outputs.push_back(openvino::describe(port));
+    }
+    return ports;
+  });
+}
+
+}  // namespace edgedet

@@ -1,0 +1,14 @@
+// The TensorRT backend without TensorRT's headers.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "runtime/backend.h"
+
+namespace edgedet::tensorrt {
+
+BackendInfo probe();
+std::unique_ptr<Backend> make(const ModelSpec& spec, const std::string& model, const DetectorOptions& options);
+
+}  // namespace edgedet::tensorrt

@@ -1,0 +1,484 @@
+// The Python module `_core`: views in, values out.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "common/thread_pool.h"
+#include "edgedet/detector.h"
+#include "edgedet_build_info.h"
+#include "kernels/ops.h"
+#include "runtime/model_spec.h"
+
+namespace py = pybind11;
+
+namespace edgedet {
+namespace {
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
+
+// ---- exceptions ----------------------------------------------------------------------------------------------------
+
+PyObject* g_error_types[5];  // by ErrorKind; owned by the module, which is never unloaded
+
+// edgedet.`name`, also reachable as _core.`name`.
+py::object add_exception(py::module_& module, const char* name, const char* doc, const py::object& bases) {
+  const std::string qualified = std::string("edgedet.") + name;
+  PyObject* type = PyErr_NewExceptionWithDoc(qualified.c_str(), doc, bases.ptr(), nullptr);
+  if (type == nullptr) {
+    throw py::error_already_set();
+  }
+  auto result = py::reinterpret_steal<py::object>(type);
+  module.attr(name) = result;
+  return result;
+}
+
+void register_exceptions(py::module_& module) {
+  const auto base = add_exception(module, "Error", "Base of everything edgedet raises.",
+                                  py::reinterpret_borrow<py::object>(PyExc_RuntimeError));
+  const auto set = [](ErrorKind kind, py::object type) {
+    g_error_types[static_cast<std::size_t>(kind)] = type.release().ptr();
+  };
+  set(ErrorKind::kInvalidInput,
+      add_exception(module, "InvalidInputError", "An argument or an image that the caller passed.",
+                    py::make_tuple(base, py::reinterpret_borrow<py::object>(PyExc_ValueError))));
+  set(ErrorKind::kBundle,
+      add_exception(module, "BundleError", "model.json, a file of the bundle, its sha256, its version.", base));
+  set(ErrorKind::kModel, add_exception(module, "ModelError", "The network: shapes, names, NaN in its output.", base));
+  set(ErrorKind::kBackend, add_exception(module, "BackendError", "A backend that is unavailable or failed.", base));
+  set(ErrorKind::kImage, add_exception(module, "ImageError", "An image file that cannot be decoded.", base));
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) {
+        std::rethrow_exception(pointer);
+      }
+    } catch (const Error& error) {
+      PyErr_SetString(g_error_types[static_cast<std::size_t>(error.kind())], error.what());
+    }
+  });
+}
+
+// ---- arguments -----------------------------------------------------------------------------------------------------
+
+template <typename T, std::size_t N>
+T choose(const char* what, const std::string& text, const std::pair<const char*, T> (&choices)[N]) {
+  std::string expected;
+  for (const auto& [name, value] : choices) {
+    if (text == name) {
+      return value;
+    }
+    expected += (expected.empty() ? "" : ", ") + std::string(name);
+  }
+  refuse(std::string(what) + ": expected one of " + expected + ", got \"" + text + "\"");
+}
+
+PixelFormat pixel_format(const std::string& text) {
+  return choose<PixelFormat>("format", text,
+                             {{"rgb", PixelFormat::kRgb},
+                              {"bgr", PixelFormat::kBgr},
+                              {"gray", PixelFormat::kGray},
+                              {"nv12", PixelFormat::kNv12}});
+}
+
+ResizeMode resize_mode(const std::string& text) {
+  return choose<ResizeMode>("resize", text, {{"stretch", ResizeMode::kStretch}, {"letterbox", ResizeMode::kLetterbox}});
+}
+
+const char* const kLayouts =
+    "expected a uint8 array, (H, W, 3) for rgb and bgr, (H, W) for gray, (H * 3 / 2, W) for nv12, rows contiguous";
+
+std::int32_t side(py::ssize_t size) {
+  return size > kMaxImageSide ? kMaxImageSide + 1 : static_cast<std::int32_t>(size);  // validate() refuses the rest
+}
+
+// A view of the array's own memory; the array must outlive it.
+ImageView image_view(const py::handle& object, PixelFormat format) {
+  if (!py::isinstance<py::array>(object)) {
+    refuse(std::string("image: ") + kLayouts + ", got " + std::string(py::str(py::type::of(object))));
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  const bool colour = format == PixelFormat::kRgb || format == PixelFormat::kBgr;
+  const bool bytes = array.dtype().kind() == 'u' && array.itemsize() == 1;
+  if (!bytes || array.ndim() != (colour ? 3 : 2) || (colour && array.shape(2) != 3)) {
+    refuse(std::string("image: ") + kLayouts + ", got " + std::string(py::str(array.dtype())) + " of shape " +
+           std::string(py::str(object.attr("shape"))));
+  }
+  const py::ssize_t pixel = colour ? 3 : 1;
+  const bool one_row = array.shape(0) == 1;
+  const bool contiguous = (!colour || array.strides(2) == 1) && (array.shape(1) == 1 || array.strides(1) == pixel) &&
+                          (one_row || array.strides(0) >= array.shape(1) * pixel);
+  if (!contiguous) {
+    refuse(std::string("image: ") + kLayouts + ", got strides " + std::string(py::str(object.attr("strides"))) +
+           "; pass numpy.ascontiguousarray(image)");
+  }
+  ImageView view;
+  view.data = static_cast<const std::uint8_t*>(array.data());
+  view.width = side(array.shape(1));
+  view.height = side(array.shape(0));
+  view.stride = one_row ? array.shape(1) * pixel : array.strides(0);
+  view.format = format;
+  if (format == PixelFormat::kNv12) {
+    if (array.shape(0) % 3 != 0) {
+      refuse("image: nv12 expects H * 3 / 2 rows (Y, then UV), got " + std::to_string(array.shape(0)));
+    }
+    view.height = side(array.shape(0) / 3 * 2);
+    view.uv = view.data + view.stride * (array.shape(0) / 3 * 2);
+    view.uv_stride = view.stride;
+  }
+  return view;
+}
+
+// ---- results -------------------------------------------------------------------------------------------------------
+
+// (boxes (N, 4), scores (N,), labels (N,))
+py::tuple to_arrays(const std::vector<Detection>& detections) {
+  const auto count = static_cast<py::ssize_t>(detections.size());
+  py::array_t<float> boxes({count, py::ssize_t{4}});
+  py::array_t<float> scores(count);
+  py::array_t<std::int32_t> labels(count);
+  float* box = boxes.mutable_data();
+  float* score = scores.mutable_data();
+  std::int32_t* label = labels.mutable_data();
+  for (const Detection& detection : detections) {
+    *box++ = detection.x0;
+    *box++ = detection.y0;
+    *box++ = detection.x1;
+    *box++ = detection.y1;
+    *score++ = detection.score;
+    *label++ = detection.label;
+  }
+  return py::make_tuple(boxes, scores, labels);
+}
+
+py::dict to_dict(const ModelSpec& spec) {
+  const PreprocessSpec& preprocess = spec.info.preprocess;
+  py::dict input;
+  input["name"] = spec.input;
+  input["width"] = preprocess.width;
+  input["height"] = preprocess.height;
+  input["resize"] = preprocess.resize == ResizeMode::kStretch ? "stretch" : "letterbox";
+  input["filter"] = preprocess.filter == Filter::kBilinear ? "bilinear" : "antialias";
+  input["channels"] = preprocess.channels == ChannelOrder::kRgb ? "rgb" : "bgr";
+  input["mean"] = preprocess.mean;
+  input["std"] = preprocess.std;
+  input["pad_value"] = static_cast<int>(preprocess.pad_value);
+  py::dict output;
+  if (spec.form == OutputForm::kLogitsBoxes) {
+    output["form"] = "logits_boxes";
+    output["logits"] = spec.logits;
+    output["boxes"] = spec.boxes;
+  } else {
+    output["form"] = "labels_boxes_scores";
+    output["labels"] = spec.labels;
+    output["boxes"] = spec.boxes;
+    output["scores"] = spec.scores;
+    if (!spec.size_input.empty()) {
+      output["size_input"] = spec.size_input;
+    }
+  }
+  output["top_k"] = spec.info.max_detections;
+  py::dict files;
+  for (const auto& [name, file] : spec.files) {
+    py::dict entry;
+    entry["sha256"] = file.sha256;
+    entry["bytes"] = file.bytes;
+    files[py::str(name)] = entry;
+  }
+  py::dict licence;
+  licence["weights"] = spec.weights_licence;
+  licence["data"] = spec.data_licence;
+  py::dict result;
+  result["format"] = "edgedet.bundle";
+  result["version"] = 1;
+  result["name"] = spec.info.name;
+  result["input"] = input;
+  result["output"] = output;
+  result["classes"] = spec.info.classes;
+  result["category_ids"] = spec.info.category_ids;
+  result["models"] = spec.models;
+  result["best"] = spec.best;
+  result["files"] = files;
+  result["licence"] = licence;
+  return result;
+}
+
+py::list to_list(const std::vector<ModelPort>& ports) {
+  py::list result;
+  for (const ModelPort& port : ports) {
+    py::list shape;
+    for (const std::int64_t size : port.shape) {
+      shape.append(size == kDynamic ? py::object(py::none()) : py::object(py::int_(size)));
+    }
+    py::dict entry;
+    entry["name"] = port.name;
+    entry["shape"] = port.ranked ? py::object(shape) : py::object(py::none());
+    entry["dtype"] = port.dtype;
+    result.append(entry);
+  }
+  return result;
+}
+
+// ---- functions -----------------------------------------------------------------------------------------------------
+
+py::array preprocess(const py::object& image, std::int32_t width, std::int32_t height, const std::string& resize,
+                     const std::string& filter, const std::string& channels, const std::array<float, 3>& mean,
+                     const std::array<float, 3>& std, int pad_value, const std::string& dtype,
+                     const std::string& format, int threads) {
+  if (pad_value < 0 || pad_value > 255) {
+    refuse("pad_value: expected 0 to 255, got " + std::to_string(pad_value));
+  }
+  if (threads < 1 || threads > 1024) {
+    refuse("threads: expected 1 to 1024, got " + std::to_string(threads));
+  }
+  PreprocessSpec spec;
+  spec.width = width;
+  spec.height = height;
+  spec.resize = resize_mode(resize);
+  spec.filter = choose<Filter>("filter", filter, {{"bilinear", Filter::kBilinear}, {"antialias", Filter::kAntialias}});
+  spec.channels =
+      choose<ChannelOrder>("channels", channels, {{"rgb", ChannelOrder::kRgb}, {"bgr", ChannelOrder::kBgr}});
+  spec.mean = mean;
+  spec.std = std;
+  spec.pad_value = static_cast<std::uint8_t>(pad_value);
+  const DType type = choose<DType>("dtype", dtype, {{"float32", DType::kFloat32}, {"float16", DType::kFloat16}});
+  const ImageView view = image_view(image, pixel_format(format));
+  ops::validate(view);
+  ops::validate(spec);
+
+  py::array out(py::dtype(dtype), std::vector<py::ssize_t>{3, height, width});
+  void* data = out.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    thread_local ops::PreprocessWorkspace workspace;
+    ThreadPool pool(threads);
+    ops::preprocess_cpu(view, spec, type, data, workspace, threads > 1 ? &pool : nullptr);
+  }
+  return out;
+}
+
+Geometry geometry_of(std::int32_t width, std::int32_t height, std::int32_t image_width, std::int32_t image_height,
+                     const std::string& resize) {
+  for (const std::int32_t size : {width, height, image_width, image_height}) {
+    if (size < 1 || size > kMaxImageSide) {
+      refuse("width, height, image_width, image_height: expected 1 to " + std::to_string(kMaxImageSide) + ", got " +
+             std::to_string(size));
+    }
+  }
+  return make_geometry(image_width, image_height, width, height, resize_mode(resize));
+}
+
+ops::DecodeOptions decode_options(std::int32_t top_k, float score_threshold) {
+  if (top_k < 1) {
+    refuse("top_k: expected 1 or more, got " + std::to_string(top_k));
+  }
+  if (!(score_threshold >= 0.F && score_threshold <= 1.F)) {
+    refuse("score_threshold: expected a number in [0, 1], got " + std::to_string(score_threshold));
+  }
+  ops::DecodeOptions options;
+  options.top_k = top_k;
+  options.score_threshold = score_threshold;
+  return options;
+}
+
+std::int32_t checked_size(py::ssize_t size, const char* what) {
+  constexpr py::ssize_t kMax = 1 << 24;
+  if (size > kMax) {
+    refuse(std::string(what) + ": expected at most " + std::to_string(kMax) + ", got " + std::to_string(size));
+  }
+  return static_cast<std::int32_t>(size);
+}
+
+py::tuple decode_logits(const FloatArray& logits, const FloatArray& boxes, std::int32_t width, std::int32_t height,
+                        std::int32_t image_width, std::int32_t image_height, const std::string& resize,
+                        std::int32_t top_k, float score_threshold) {
+  if (logits.ndim() != 2 || boxes.ndim() != 2 || boxes.shape(0) != logits.shape(0) || boxes.shape(1) != 4) {
+    refuse("expected logits (Q, C) and boxes (Q, 4), got " + std::string(py::str(logits.attr("shape"))) + " and " +
+           std::string(py::str(boxes.attr("shape"))));
+  }
+  ops::DecodeWorkspace workspace;
+  std::vector<Detection> out;
+  ops::decode_logits_cpu(logits.data(), boxes.data(), checked_size(logits.shape(0), "queries"),
+                         checked_size(logits.shape(1), "classes"),
+                         geometry_of(width, height, image_width, image_height, resize),
+                         decode_options(top_k, score_threshold), workspace, out);
+  return to_arrays(out);
+}
+
+py::tuple decode_scored(const py::array_t<std::int64_t, py::array::c_style>& labels, const FloatArray& boxes,
+                        const FloatArray& scores, std::int32_t classes, std::int32_t width, std::int32_t height,
+                        std::int32_t image_width, std::int32_t image_height, const std::string& resize,
+                        std::int32_t top_k, float score_threshold) {
+  if (labels.ndim() != 1 || scores.ndim() != 1 || boxes.ndim() != 2 || labels.shape(0) != boxes.shape(0) ||
+      scores.shape(0) != boxes.shape(0) || boxes.shape(1) != 4) {
+    refuse("expected labels (R,), boxes (R, 4) and scores (R,), got " + std::string(py::str(labels.attr("shape"))) +
+           ", " + std::string(py::str(boxes.attr("shape"))) + " and " + std::string(py::str(scores.attr("shape"))));
+  }
+  if (classes < 1) {
+    refuse("classes: expected 1 or more, got " + std::to_string(classes));
+  }
+  ops::DecodeWorkspace workspace;
+  std::vector<Detection> out;
+  ops::decode_scored_cpu(labels.data(), boxes.data(), scores.data(), checked_size(labels.shape(0), "rows"), classes,
+                         geometry_of(width, height, image_width, image_height, resize),
+                         decode_options(top_k, score_threshold), workspace, out);
+  return to_arrays(out);
+}
+
+// ---- the detector --------------------------------------------------------------------------------------------------
+
+class PyDetector {
+ public:
+  PyDetector(const std::string& bundle, const DetectorOptions& options)
+      : detector_(bundle, options), spec_(load_model_spec(bundle, FileCheck::kNone)) {}
+
+  const Detector& detector() const { return detector_; }
+  py::dict spec() const { return to_dict(spec_); }
+
+  py::tuple detect(const py::sequence& images, const std::string& format) const {
+    const PixelFormat pixels = pixel_format(format);
+    std::vector<py::object> owners;  // keeps the arrays alive even if another thread changes the sequence
+    std::vector<ImageView> views;
+    for (const py::handle image : images) {
+      owners.push_back(py::reinterpret_borrow<py::object>(image));
+      views.push_back(image_view(image, pixels));
+    }
+    std::vector<std::vector<Detection>> out;
+    StageTimes times;
+    {
+      const py::gil_scoped_release release;
+      detector_.detect(views.data(), views.size(), out, &times);
+    }
+    py::list results;
+    for (const auto& detections : out) {
+      results.append(to_arrays(detections));
+    }
+    return py::make_tuple(results, py::make_tuple(times.preprocess, times.inference, times.decode));
+  }
+
+  py::dict infer(const FloatArray& tensor) const {
+    const PreprocessSpec& input = detector_.info().preprocess;
+    if (tensor.ndim() != 4 || tensor.shape(1) != 3 || tensor.shape(2) != input.height ||
+        tensor.shape(3) != input.width || tensor.shape(0) < 1) {
+      refuse("tensor: expected shape (N, 3, " + std::to_string(input.height) + ", " + std::to_string(input.width) +
+             "), got " + std::string(py::str(tensor.attr("shape"))));
+    }
+    std::vector<Tensor> outputs;
+    {
+      const py::gil_scoped_release release;
+      outputs = detector_.infer(tensor.data(), static_cast<std::size_t>(tensor.shape(0)));
+    }
+    py::dict result;
+    for (const Tensor& output : outputs) {
+      py::array_t<float> array(std::vector<py::ssize_t>(output.shape.begin(), output.shape.end()));
+      std::copy(output.values.begin(), output.values.end(), array.mutable_data());
+      result[py::str(output.name)] = array;
+    }
+    return result;
+  }
+
+  py::list execution_graph() const {
+    py::list nodes;
+    for (const ExecutionNode& node : detector_.execution_graph()) {
+      py::dict entry;
+      entry["name"] = node.name;
+      entry["type"] = node.type;
+      entry["primitive"] = node.primitive;
+      entry["precision"] = node.precision;
+      entry["original"] = node.original;
+      nodes.append(entry);
+    }
+    return nodes;
+  }
+
+ private:
+  Detector detector_;
+  ModelSpec spec_;
+};
+
+std::unique_ptr<PyDetector> make_detector(const std::string& bundle, const std::string& backend,
+                                          const std::string& precision, const std::string& mode, int threads,
+                                          int requests, float score_threshold, int max_detections) {
+  DetectorOptions options;
+  options.backend = backend;
+  options.precision = precision;
+  options.mode = choose<PerformanceMode>(
+      "mode", mode, {{"latency", PerformanceMode::kLatency}, {"throughput", PerformanceMode::kThroughput}});
+  options.threads = threads;
+  options.requests = requests;
+  options.score_threshold = score_threshold;
+  options.max_detections = max_detections;
+  const py::gil_scoped_release release;
+  return std::make_unique<PyDetector>(bundle, options);
+}
+
+}  // namespace
+}  // namespace edgedet
+
+PYBIND11_MODULE(_core, module) {
+  using namespace edgedet;  // NOLINT(google-build-using-namespace): the body of the module is edgedet's
+  module.doc() = "The compiled module of edgedet.";
+  module.attr("__version__") = build::kVersion;
+  register_exceptions(module);
+
+  py::class_<PyDetector>(module, "Detector")
+      .def(py::init(&make_detector), py::arg("bundle"), py::kw_only(), py::arg("backend") = "auto",
+           py::arg("precision") = "auto", py::arg("mode") = "latency", py::arg("threads") = 0, py::arg("requests") = 0,
+           py::arg("score_threshold") = 0.F, py::arg("max_detections") = 0)
+      .def_property_readonly("backend", [](const PyDetector& self) { return self.detector().backend(); })
+      .def_property_readonly("precision", [](const PyDetector& self) { return self.detector().precision(); })
+      .def_property_readonly("device", [](const PyDetector& self) { return self.detector().device(); })
+      .def_property_readonly("threads", [](const PyDetector& self) { return self.detector().threads(); })
+      .def_property_readonly("requests", [](const PyDetector& self) { return self.detector().requests(); })
+      .def_property_readonly("spec", &PyDetector::spec)
+      .def("detect", &PyDetector::detect, py::arg("images"), py::arg("format") = "rgb")
+      .def("infer", &PyDetector::infer, py::arg("tensor").noconvert())
+      .def("execution_graph", &PyDetector::execution_graph);
+
+  const std::array<float, 3> zeros{0.F, 0.F, 0.F};
+  const std::array<float, 3> ones{1.F, 1.F, 1.F};
+  module.def("preprocess", &preprocess, py::arg("image"), py::kw_only(), py::arg("width"), py::arg("height"),
+             py::arg("resize") = "stretch", py::arg("filter") = "bilinear", py::arg("channels") = "rgb",
+             py::arg("mean") = zeros, py::arg("std") = ones, py::arg("pad_value") = 114, py::arg("dtype") = "float32",
+             py::arg("format") = "rgb", py::arg("threads") = 1);
+  module.def("decode_logits", &decode_logits, py::arg("logits").noconvert(), py::arg("boxes").noconvert(),
+             py::kw_only(), py::arg("width"), py::arg("height"), py::arg("image_width"), py::arg("image_height"),
+             py::arg("resize") = "stretch", py::arg("top_k") = 300, py::arg("score_threshold") = 0.F);
+  module.def("decode_scored", &decode_scored, py::arg("labels").noconvert(), py::arg("boxes").noconvert(),
+             py::arg("scores").noconvert(), py::kw_only(), py::arg("classes"), py::arg("width"), py::arg("height"),
+             py::arg("image_width"), py::arg("image_height"), py::arg("resize") = "stretch", py::arg("top_k") = 300,
+             py::arg("score_threshold") = 0.F);
+  module.def(
+      "load_spec", [](const std::string& bundle) { return to_dict(load_model_spec(bundle)); }, py::arg("bundle"));
+  module.def(
+      "inspect_onnx",
+      [](const std::string& path) {
+        const ModelPorts ports = inspect_onnx(path);
+        py::dict result;
+        result["inputs"] = to_list(ports.inputs);
+        result["outputs"] = to_list(ports.outputs);
+        return result;
+      },
+      py::arg("path"));
+  module.def("backends", [] {
+    py::list result;
+    for (const BackendInfo& info : backends()) {
+      py::dict entry;
+      entry["name"] = info.name;
+      entry["available"] = info.available;
+      entry["detail"] = info.detail;
+      result.append(entry);
+    }
+    return result;
+  });
+  module.def("build_info", [] {
+    py::dict info;
+    info["version"] = build::kVersion;
+    info["compiler"] = build::kCompiler;
+    info["build_type"] = build::kBuildType;
+    info["openvino"] = build::kOpenvino;
+    info["cuda"] = build::kCuda;
+    info["tensorrt"] = build::kTensorrt;
+    return info;
+  });
+}
