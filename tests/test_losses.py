@@ -360,6 +360,17 @@ def test_gradient_reaches_every_head() -> None:
         assert leaf.grad.any(), name
 
 
+@pytest.mark.parametrize("term", ["mal", "fgl", "ddf"])
+def test_overlap_is_a_weight_not_a_path_for_gradients(term: str) -> None:
+    targets = random_targets(SIZES)
+    outputs = Outputs(targets)
+    terms = Criterion()(outputs.output, targets)
+    total({name: value for name, value in terms.items() if name.endswith(term)}).backward()
+    for name, leaf in outputs.leaves.items():
+        if name.endswith("boxes"):
+            assert leaf.grad is None or not leaf.grad.any(), name
+
+
 def test_no_objects_give_zero_box_terms_that_stay_connected() -> None:
     targets = random_targets([0, 0, 0])
     outputs = Outputs(targets)
