@@ -1,0 +1,1 @@
+"""Labelled images: COCO json in, augmented batches out."""
