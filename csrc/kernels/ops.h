@@ -45,20 +45,22 @@ struct DecodeOptions {
   float score_threshold = 0.F;   // in [0, 1]
 };
 
-// Candidate buffer of decode_logits_cpu.
+// Selection buffers of one stream of frames. Grow with the largest top_k seen, then stay.
 struct DecodeWorkspace {
+  std::vector<float> maxima;
   std::vector<std::uint64_t> candidates;
 };
 
 // Raw head: logits (queries, classes), boxes (queries, 4) cxcywh in [0, 1] of the network input.
 // Keeps the top_k (query, class) pairs by (logit descending, then flat index ascending), sigmoid on winners only,
-// boxes mapped to source pixels and clipped. Throws Error(kModel) on a NaN logit or a non-finite winning box.
+// rows with a score below the threshold left out, boxes mapped to source pixels and clipped. Infinite logits are
+// ordinary. Throws Error(kModel) on a NaN logit or a non-finite winning box.
 void decode_logits_cpu(const float* logits, const float* boxes, std::int32_t queries, std::int32_t classes,
                        const Geometry& geometry, const DecodeOptions& options, DecodeWorkspace& workspace,
                        std::vector<Detection>& out);
 
 // Post-processed head: labels (rows), boxes (rows, 4) xyxy in pixels of the network input, scores (rows) in [0, 1].
-// Same order, threshold, mapping, clipping and errors.
+// Same order, threshold, mapping, clipping and errors; a winning label outside [0, classes) is an Error(kModel) too.
 void decode_scored_cpu(const std::int64_t* labels, const float* boxes, const float* scores, std::int32_t rows,
                        std::int32_t classes, const Geometry& geometry, const DecodeOptions& options,
                        DecodeWorkspace& workspace, std::vector<Detection>& out);

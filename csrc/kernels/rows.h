@@ -1,0 +1,108 @@
+// Row loops of CPU preprocessing in portable form. Every variant, here and in rows_x86.h, evaluates the expressions of
+// preprocess.h in the same order and so gives the same bits.
+//
+// A horizontal pass reads the interleaved pixels of a source row and writes the three planes (or the one) of a row
+// buffer; a vertical pass reads row buffers and writes one row of one plane of the network input. Planes of row buffers
+// are padded to a multiple of kRowPadding values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/preprocess.h"
+
+#define EDGEDET_INLINE inline __attribute__((always_inline))
+
+namespace edgedet::kernel {
+
+constexpr int kRowPadding = 64;
+// Horizontal passes may read so many bytes beyond the pixels they need; those bytes do not affect the result.
+constexpr int kSourcePadding = 32;
+
+// One entry per output column, padded like row buffers.
+struct LinearColumns {
+  const std::int32_t* offset;  // of the first tap, in bytes
+  const float* fraction;       // weight of the second tap
+  std::int32_t count;          // padded
+};
+
+struct TriangleColumns {
+  const std::int32_t* offset;   // of the first tap, in bytes
+  const std::int32_t* weights;  // (count, taps), fixed point; zero beyond a window
+  std::int32_t count;           // padded
+  std::int32_t taps;            // padded to a multiple of four
+};
+
+// kStep: bytes from pixel to pixel (1 grey, 3 RGB, 4 RGB and a spare byte); kPlanes: how many of them are channels.
+template <int kStep, int kPlanes>
+EDGEDET_INLINE void linear_across(const std::uint8_t* row, const LinearColumns& columns, float* out) {
+  for (std::int32_t x = 0; x < columns.count; ++x) {
+    const std::uint8_t* first = row + columns.offset[x];
+    const float fraction = columns.fraction[x];
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      out[plane * columns.count + x] =
+          lerp(static_cast<float>(first[plane]), static_cast<float>(first[plane + kStep]), fraction);
+    }
+  }
+}
+
+template <int kStep, int kPlanes>
+EDGEDET_INLINE void triangle_across(const std::uint8_t* row, const TriangleColumns& columns, std::uint8_t* out) {
+  for (std::int32_t x = 0; x < columns.count; ++x) {
+    const std::uint8_t* first = row + columns.offset[x];
+    const std::int32_t* weights = columns.weights + static_cast<std::ptrdiff_t>(x) * columns.taps;
+    std::int32_t sums[kPlanes] = {};
+    for (std::int32_t tap = 0; tap < columns.taps; ++tap) {
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        sums[plane] += first[tap * kStep + plane] * weights[tap];
+      }
+    }
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      out[plane * columns.count + x] = rounded_byte(sums[plane]);
+    }
+  }
+}
+
+EDGEDET_INLINE void put(float value, float* out) { *out = value; }
+EDGEDET_INLINE void put(float value, std::uint16_t* out) { *out = to_half(value); }
+
+template <typename Out>
+EDGEDET_INLINE void linear_down(const float* __restrict top, const float* __restrict bottom, float fraction,
+                                std::int32_t count, float scale, float bias, Out* __restrict out) {
+  for (std::int32_t x = 0; x < count; ++x) {
+    put(normalised(lerp(top[x], bottom[x], fraction), scale, bias), out + x);
+  }
+}
+
+// rows: `taps` planes of row buffers, which may be read up to a multiple of kRowPadding.
+template <typename Out>
+EDGEDET_INLINE void triangle_down(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps,
+                                  std::int32_t count, float scale, float bias, Out* __restrict out) {
+  for (std::int32_t begin = 0; begin < count; begin += kRowPadding) {
+    std::int32_t sums[kRowPadding] = {};
+    for (std::int32_t tap = 0; tap < taps; ++tap) {
+      const std::uint8_t* row = rows[tap] + begin;
+      const std::int32_t weight = weights[tap];
+      for (int i = 0; i < kRowPadding; ++i) {
+        sums[i] += row[i] * weight;
+      }
+    }
+    const std::int32_t rest = count - begin < kRowPadding ? count - begin : kRowPadding;
+    for (std::int32_t i = 0; i < rest; ++i) {
+      put(normalised(rounded_byte(sums[i]), scale, bias), out + begin + i);
+    }
+  }
+}
+
+// One row of NV12 to interleaved RGB with a spare byte. `width` is even.
+EDGEDET_INLINE void nv12_row(const std::uint8_t* __restrict y, const std::uint8_t* __restrict uv, std::int32_t width,
+                             std::uint32_t* __restrict out) {
+  for (std::int32_t pair = 0; pair < width / 2; ++pair) {
+    const std::int32_t u = uv[2 * pair];
+    const std::int32_t v = uv[2 * pair + 1];
+    out[2 * pair] = yuv_to_rgb(y[2 * pair], u, v);
+    out[2 * pair + 1] = yuv_to_rgb(y[2 * pair + 1], u, v);
+  }
+}
+
+}  // namespace edgedet::kernel

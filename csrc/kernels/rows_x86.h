@@ -1,0 +1,151 @@
+// Horizontal passes for AVX2 and AVX-512: what compilers do not find by themselves is the walk over 3-byte pixels.
+#pragma once
+
+#if !defined(__x86_64__)
+#error "rows_x86.h is for x86-64"
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 sees it in its own immintrin.h (its bug 105593)
+#endif
+#include <cstring>
+
+#include <immintrin.h>
+
+#include "kernels/rows.h"
+
+#define EDGEDET_AVX2 __attribute__((target("avx2")))
+#define EDGEDET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")))
+
+namespace edgedet::kernel {
+
+EDGEDET_INLINE long long load_eight(const std::uint8_t* from) {
+  long long value = 0;
+  memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+// Two pixels (a lane each) interpolated: red, green, blue, spare.
+template <int kStep>
+EDGEDET_AVX2 EDGEDET_INLINE __m256 linear_pair(const std::uint8_t* low, const std::uint8_t* high, __m256 fraction) {
+  const __m128i bytes = _mm_set_epi64x(load_eight(high), load_eight(low));
+  // First taps of both pixels to the low half, second taps to the high half.
+  const __m128i taps =
+      kStep == 3 ? _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, 3, 4, 5, -1, 11, 12, 13, -1))
+                 : _mm_shuffle_epi32(bytes, _MM_SHUFFLE(3, 1, 2, 0));
+  const __m256i first = _mm256_cvtepu8_epi32(taps);
+  const __m256i second = _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(taps, taps));
+  const __m256 difference = _mm256_cvtepi32_ps(_mm256_sub_epi32(second, first));
+  return _mm256_add_ps(_mm256_cvtepi32_ps(first), _mm256_mul_ps(difference, fraction));
+}
+
+template <int kStep>
+EDGEDET_AVX2 EDGEDET_INLINE void linear_across_avx2(const std::uint8_t* row, const LinearColumns& columns, float* out) {
+  float* const green = out + columns.count;
+  float* const blue = green + columns.count;
+  const __m256i even_spread = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2);
+  const __m256i odd_spread = _mm256_setr_epi32(1, 1, 1, 1, 3, 3, 3, 3);
+  for (std::int32_t x = 0; x < columns.count; x += 4) {
+    const std::int32_t* offset = columns.offset + x;
+    const __m256 fraction = _mm256_castps128_ps256(_mm_loadu_ps(columns.fraction + x));
+    const __m256 even =
+        linear_pair<kStep>(row + offset[0], row + offset[2], _mm256_permutevar8x32_ps(fraction, even_spread));
+    const __m256 odd =
+        linear_pair<kStep>(row + offset[1], row + offset[3], _mm256_permutevar8x32_ps(fraction, odd_spread));
+    const __m256d red_green = _mm256_castps_pd(_mm256_unpacklo_ps(even, odd));
+    const __m256d blue_spare = _mm256_castps_pd(_mm256_unpackhi_ps(even, odd));
+    const __m256 planes = _mm256_castpd_ps(_mm256_permute4x64_pd(red_green, _MM_SHUFFLE(3, 1, 2, 0)));
+    const __m256 last = _mm256_castpd_ps(_mm256_permute4x64_pd(blue_spare, _MM_SHUFFLE(3, 1, 2, 0)));
+    _mm_storeu_ps(out + x, _mm256_castps256_ps128(planes));
+    _mm_storeu_ps(green + x, _mm256_extractf128_ps(planes, 1));
+    _mm_storeu_ps(blue + x, _mm256_castps256_ps128(last));
+  }
+}
+
+EDGEDET_AVX2 EDGEDET_INLINE void put_pixel(__m128i sum, std::uint8_t* red, std::int32_t plane) {
+  const __m128i rounded = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(kWeightOne >> 1)), kWeightBits);
+  const __m128i words = _mm_packus_epi32(rounded, rounded);
+  const int bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+  red[0] = static_cast<std::uint8_t>(bytes);
+  red[plane] = static_cast<std::uint8_t>(bytes >> 8);
+  red[2 * static_cast<std::ptrdiff_t>(plane)] = static_cast<std::uint8_t>(bytes >> 16);
+}
+
+template <int kStep>
+EDGEDET_AVX2 EDGEDET_INLINE void triangle_across_avx2(const std::uint8_t* row, const TriangleColumns& columns,
+                                                      std::uint8_t* out) {
+  const __m256i spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+  const __m128i pixels = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  for (std::int32_t x = 0; x < columns.count; ++x) {
+    const std::uint8_t* from = row + columns.offset[x];
+    const std::int32_t* weights = columns.weights + static_cast<std::ptrdiff_t>(x) * columns.taps;
+    __m256i sums = _mm256_setzero_si256();
+    for (std::int32_t tap = 0; tap < columns.taps; tap += 2) {
+      __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + tap * kStep));
+      if constexpr (kStep == 3) {
+        bytes = _mm_shuffle_epi8(bytes, pixels);
+      }
+      const __m128i pair = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(weights + tap));
+      const __m256i weight = _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(pair), spread);
+      sums = _mm256_add_epi32(sums, _mm256_mullo_epi32(_mm256_cvtepu8_epi32(bytes), weight));
+    }
+    put_pixel(_mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)), out + x, columns.count);
+  }
+}
+
+template <int kStep>
+EDGEDET_AVX512 EDGEDET_INLINE void triangle_across_avx512(const std::uint8_t* row, const TriangleColumns& columns,
+                                                          std::uint8_t* out) {
+  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  const __m128i pixels = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+  for (std::int32_t x = 0; x < columns.count; ++x) {
+    const std::uint8_t* from = row + columns.offset[x];
+    const std::int32_t* weights = columns.weights + static_cast<std::ptrdiff_t>(x) * columns.taps;
+    __m512i sums = _mm512_setzero_si512();
+    for (std::int32_t tap = 0; tap < columns.taps; tap += 4) {
+      __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + tap * kStep));
+      if constexpr (kStep == 3) {
+        bytes = _mm_shuffle_epi8(bytes, pixels);
+      }
+      const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + tap));
+      const __m512i weight = _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(four));
+      sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(_mm512_cvtepu8_epi32(bytes), weight));
+    }
+    const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+    put_pixel(_mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)), out + x,
+              columns.count);
+  }
+}
+
+// Four pixels at a time: a byte permutation gathers, widens and sorts by plane in one step.
+template <int kStep>
+EDGEDET_AVX512 EDGEDET_INLINE void linear_across_avx512(const std::uint8_t* row, const LinearColumns& columns,
+                                                        float* out) {
+  float* const green = out + columns.count;
+  float* const blue = green + columns.count;
+  alignas(64) std::uint8_t index[64] = {};
+  for (int plane = 0; plane < 3; ++plane) {
+    for (int pixel = 0; pixel < 4; ++pixel) {
+      index[4 * (4 * plane + pixel)] = static_cast<std::uint8_t>(8 * pixel + plane);
+    }
+  }
+  constexpr __mmask64 kLowBytes = 0x0000111111111111ULL;
+  const __m512i first_index = _mm512_load_si512(index);
+  const __m512i second_index = _mm512_add_epi8(first_index, _mm512_set1_epi8(kStep));
+  for (std::int32_t x = 0; x < columns.count; x += 4) {
+    const std::int32_t* offset = columns.offset + x;
+    const __m256i pixels = _mm256_set_epi64x(load_eight(row + offset[3]), load_eight(row + offset[2]),
+                                             load_eight(row + offset[1]), load_eight(row + offset[0]));
+    const __m512i bytes = _mm512_castsi256_si512(pixels);
+    const __m512i first = _mm512_maskz_permutexvar_epi8(kLowBytes, first_index, bytes);
+    const __m512i second = _mm512_maskz_permutexvar_epi8(kLowBytes, second_index, bytes);
+    const __m512 fraction = _mm512_broadcast_f32x4(_mm_loadu_ps(columns.fraction + x));
+    const __m512 difference = _mm512_cvtepi32_ps(_mm512_sub_epi32(second, first));
+    const __m512 levels = _mm512_add_ps(_mm512_cvtepi32_ps(first), _mm512_mul_ps(difference, fraction));
+    _mm_storeu_ps(out + x, _mm512_castps512_ps128(levels));
+    _mm_storeu_ps(green + x, _mm512_extractf32x4_ps(levels, 1));
+    _mm_storeu_ps(blue + x, _mm512_extractf32x4_ps(levels, 2));
+  }
+}
+
+}  // namespace edgedet::kernel
