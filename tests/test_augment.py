@@ -102,7 +102,9 @@ def test_same_generator_same_example_and_all_draws_are_valid() -> None:
         np.testing.assert_array_equal(first.boxes, second.boxes)
         assert len(first.boxes) == len(first.labels)
         assert np.isfinite(first.image).all()
-        corners = np.concatenate([first.boxes[:, :2] - first.boxes[:, 2:] / 2, first.boxes[:, :2] + first.boxes[:, 2:] / 2])
+        corners = np.concatenate(
+            [first.boxes[:, :2] - first.boxes[:, 2:] / 2, first.boxes[:, :2] + first.boxes[:, 2:] / 2]
+        )
         assert corners.min(initial=0) >= -1e-6
         assert corners.max(initial=0) <= 1 + 1e-6
         kept += len(first.labels)
@@ -113,7 +115,11 @@ def test_an_image_without_boxes_stays() -> None:
     empty = drawn(np.zeros((0, 4), np.float32))
     for seed in range(5):
         example = augment(
-            empty, others=lambda rng: empty, spec=SPEC, settings=Augmentation(crop=1.0, mosaic=0.5), rng=default_rng(seed)
+            empty,
+            others=lambda rng: empty,
+            spec=SPEC,
+            settings=Augmentation(crop=1.0, mosaic=0.5),
+            rng=default_rng(seed),
         )
         assert example.boxes.shape == (0, 4)
         assert example.image.shape == (3, 64, 96)

@@ -155,7 +155,8 @@ def test_images_may_lie_beside_the_json(tmp_path: Path) -> None:
 
 def test_validation_must_use_the_categories_of_training(tmp_path: Path) -> None:
     paths = write_split(tmp_path, make_document())
-    assert load_coco(paths, categories=Categories(("dog", "cat", "kite"), (1, 4, 90))).samples[0].labels.tolist() == [2, 1]
+    more = Categories(("dog", "cat", "kite"), (1, 4, 90))
+    assert load_coco(paths, categories=more).samples[0].labels.tolist() == [2, 1]
     with pytest.raises(InvalidInputError, match="got the further ids 90"):
         load_coco(paths, categories=Categories(("cat",), (4,)))
     with pytest.raises(InvalidInputError, match="expected category 90 to be 'plane'"):
@@ -166,7 +167,7 @@ def test_decoded_size_must_be_the_stated_one(tmp_path: Path) -> None:
     sample = load_coco(write_split(tmp_path, make_document())).samples[0]
     assert decode(sample).shape == (20, 40, 3)
     Image.new("RGB", (20, 40)).save(sample.file)
-    with pytest.raises(InvalidInputError, match="expected 40x20 pixels .* got 20x40"):
+    with pytest.raises(InvalidInputError, match=r"expected 40x20 pixels .* got 20x40"):
         decode(sample)
     sample.file.write_bytes(sample.file.read_bytes()[:60])
     with pytest.raises(ImageError):

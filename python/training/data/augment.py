@@ -230,9 +230,7 @@ def colour_matrix(rng: Generator) -> NDArray[np.float32]:
     if rng.random() < 0.5:
         angle = math.radians(rng.uniform(-18.0, 18.0))
         to_yiq = np.asarray([luma, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-        turn = np.asarray(
-            [[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]]
-        )
+        turn = np.asarray([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
         step = np.linalg.inv(to_yiq) @ turn @ to_yiq
         matrix, offset = step @ matrix, step @ offset
     return np.concatenate([matrix, offset[:, None]], axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Batches that depend on (seed, epoch, index) alone: the same on any machine, with any number of workers, after a resume."""
+"""Batches that depend on (seed, epoch, index) alone: the same with any number of workers and after a resume."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ Target = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B, 3, H, W) float32. targets: per image {"labels": (n,) int64, "boxes": (n, 4) float32 cxcywh in [0, 1]}."""
+    """What the network is trained on in a step.
+
+    images: (B, 3, H, W) float32. targets: per image "labels" (n,) int64 and "boxes" (n, 4) float32 cxcywh in [0, 1].
+    """
 
     images: Tensor
     targets: list[Target]
@@ -57,7 +60,7 @@ class TrainingBatches:
         workers: int = 0,
         cache_bytes: int = 0,
     ) -> None:
-        """workers: threads that prepare ahead; 0 prepares in the caller's thread. cache_bytes: limit of decoded images."""
+        """workers: threads that prepare ahead; 0 for the caller's own. cache_bytes: limit of decoded images."""
         self._dataset = dataset
         self._spec = spec
         self._augmentation = augmentation
@@ -125,7 +128,8 @@ class TrainingBatches:
     def _finished(self, images: Tensor, drawn: Sequence[Example]) -> Batch:
         images = recolour(images, [example.colour for example in drawn])
         if self._spec.mean != (0.0, 0.0, 0.0) or self._spec.std != (1.0, 1.0, 1.0):
-            images = (images - torch.tensor(self._spec.mean)[:, None, None]) / torch.tensor(self._spec.std)[:, None, None]
+            mean, std = (torch.tensor(value)[:, None, None] for value in (self._spec.mean, self._spec.std))
+            images = (images - mean) / std
         targets = [
             {"labels": torch.from_numpy(example.labels), "boxes": torch.from_numpy(example.boxes)} for example in drawn
         ]
@@ -139,7 +143,9 @@ class TrainingBatches:
         return self._source(int(rng.integers(len(self._dataset))))
 
 
-def validation_batches(samples: tuple[Sample, ...], *, spec: InputSpec, batch: int) -> Iterator[tuple[Tensor, list[Sample]]]:
+def validation_batches(
+    samples: tuple[Sample, ...], *, spec: InputSpec, batch: int
+) -> Iterator[tuple[Tensor, list[Sample]]]:
     """Images as the runtime preprocesses them, in order: (B, 3, H, W) float32 with their samples."""
     for start in range(0, len(samples), batch):
         chunk = list(samples[start : start + batch])

@@ -1,4 +1,4 @@
-"""COCO json datasets, read strictly: what can be repaired is repaired and counted, the rest is an error that says where."""
+"""COCO json datasets, read strictly: what can be repaired is repaired and counted, the rest is a precise error."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def load_coco(paths: SplitPaths, *, categories: Categories | None = None) -> Coc
         if category_id not in label_of:
             raise InvalidInputError(
                 f"{at}: expected a listed category id ({_some(categories.ids)}), got {category_id}; "
-                f"add it to \"categories\" or correct the annotation"
+                f'add it to "categories" or correct the annotation'
             )
         if annotation.get("iscrowd", 0):
             counts["crowd"] += 1

@@ -30,8 +30,8 @@ def decode(sample: Sample) -> NDArray[np.uint8]:
 class ImageStore:
     """Decodes each image once and keeps it while the limit allows; later ones are decoded every time.
 
-    Images are kept no larger than `longest` pixels a side (shrunk with a triangle filter): more than the network can use
-    is not worth memory. Thread-safe.
+    Images are kept no larger than `longest` pixels a side (shrunk with a triangle filter), because more than the
+    network can use is not worth memory. Thread-safe.
     """
 
     def __init__(self, samples: tuple[Sample, ...], *, longest: int, limit_bytes: int) -> None:

@@ -1,0 +1,153 @@
+"""The command line of training: train, eval, export. Options of `train` are the fields of TrainConfig."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from edgedet import Error, InvalidInputError
+from training.config import TrainConfig
+
+_OPTION_GROUPS = {
+    "data": ("train_json", "val_json"),
+    "network": ("model", "weights", "size", "denoising"),
+    "optimisation": (
+        "epochs", "batch", "lr", "backbone_lr", "weight_decay", "clip", "schedule", "warmup", "flat", "final_lr",
+        "ema_decay", "freeze", "freeze_norm",
+    ),
+    "augmentation": (
+        "flip", "vertical_flip", "photometric", "crop", "zoom_out", "mosaic", "min_box", "gentle_epochs",
+    ),
+    "machine": ("seed", "device", "precision", "threads", "workers", "cache_mb", "eval_every", "eval_batch"),
+}  # fmt: skip
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description="Trains small DETR detectors on COCO json and exports them as bundles."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser(
+        "train", help="train a detector", description="Trains a detector; the run folder gets checkpoints and curves."
+    )
+    train.add_argument("data", nargs="?", type=Path, help=_field("data").metadata["help"])
+    _add_option(train, _field("out"))
+    train.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue this run as configured, without other options"
+    )
+    for title, names in _OPTION_GROUPS.items():
+        group = train.add_argument_group(title)
+        for name in names:
+            _add_option(group, _field(name))
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser(
+        "eval", help="AP of the weights of a run or checkpoint", description="Evaluates weights with torch."
+    )
+    evaluate.add_argument("weights", type=Path, help="run folder (its best weights) or checkpoint made by training")
+    evaluate.add_argument("data", nargs="?", type=Path, help="dataset folder with val/; the run's own if not given")
+    evaluate.add_argument("--val-json", type=Path, help="COCO json to evaluate on, instead of DATA/val/instances.json")
+    evaluate.add_argument("--json", type=Path, help="write the figures to this file")
+    evaluate.add_argument("--device", default="auto", help=_field("device").metadata["help"])
+    evaluate.add_argument("--batch", type=int, default=16, help="images per step (default: 16)")
+    evaluate.set_defaults(command=_evaluate)
+
+    export = commands.add_parser(
+        "export", help="write a bundle", description="Writes weights as a bundle that edgedet runs and calibrates."
+    )
+    export.add_argument("weights", type=Path, help="run folder (its best weights) or checkpoint made by training")
+    export.add_argument("--out", type=Path, required=True, help="bundle folder to make")
+    export.add_argument("--name", help="name of the model in the bundle; the architecture's if not given")
+    export.set_defaults(command=_export)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0; 2 after an error that was printed; 130 after Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from training.trainer import resume, train
+
+    given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig) if getattr(arguments, f.name) is not None}
+    if arguments.resume is not None:
+        if given:
+            raise InvalidInputError(
+                f"--resume: expected no other option, because a run continues as it was configured; "
+                f"got {', '.join(sorted(given))}"
+            )
+        result = resume(arguments.resume)
+    else:
+        if "freeze" in given:
+            given["freeze"] = tuple(given["freeze"])
+        result = train(TrainConfig(**given))
+    if result.interrupted:
+        return 130
+    print(f"best AP {result.best['AP']:.4f} at step {result.best['step']:.0f}, {result.seconds:.0f} s of training")
+    print(f"weights: {result.run / 'best.safetensors'}\nnext:    python -m training export {result.run} --out BUNDLE")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from training.publish import evaluate_checkpoint
+
+    metrics = evaluate_checkpoint(
+        arguments.weights,
+        data=arguments.data,
+        val_json=arguments.val_json,
+        device=arguments.device,
+        batch=arguments.batch,
+    )
+    for name, value in metrics.items():
+        print(f"{name:10} {value:.4f}")
+    if arguments.json is not None:
+        from training.files import write_json
+
+        write_json(arguments.json, metrics)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from training.publish import export_checkpoint
+
+    bundle = export_checkpoint(arguments.weights, arguments.out, name=arguments.name)
+    print(f"bundle: {bundle}\nnext:   edgedet predict {bundle} IMAGE, or python -m calibration --help")
+    return 0
+
+
+def _field(name: str) -> Field[Any]:
+    return next(f for f in fields(TrainConfig) if f.name == name)
+
+
+def _add_option(group: argparse._ActionsContainer, option: Field[Any]) -> None:
+    """One command-line option for a field. None means not given, so that defaults stay in one place."""
+    flag, about = "--" + option.name.replace("_", "-"), option.metadata["help"]
+    kind = str(option.type)
+    if kind == "bool":
+        group.add_argument(flag, action="store_true", default=None, help=about)
+    elif kind.startswith("tuple"):
+        group.add_argument(flag, nargs="+", metavar="PREFIX", help=about)
+    else:
+        choices = option.metadata["choices"]
+        parse = str if choices else next((_TYPES[name] for name in _TYPES if name in kind), str)
+        default = "" if option.default is None else f" (default: {option.default})"
+        group.add_argument(flag, type=parse, choices=choices or None, help=about + default)
+
+
+_TYPES: dict[str, type] = {"Path": Path, "int": int, "float": float}

@@ -1,0 +1,119 @@
+"""The files of a run folder that training continues from, and the weights it leaves behind.
+
+    config.json             the resolved configuration
+    best.safetensors        averaged weights of the best validation, with what is needed to use them in the metadata
+    last.safetensors        averaged weights of the last save, likewise
+    state.json              where training stands, and the file with its tensors: the record that --resume reads
+    state-000120.safetensors   live weights, averaged weights and optimizer at step 120
+
+state.json is replaced after the tensors it names are on disk, and older tensors are deleted after that, so a crash at
+any moment leaves a state that can be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from edgedet import InvalidInputError
+from training.ema import tensors_of
+from training.files import write_json, write_tensors
+from training.loop import Learner
+
+_VERSION = 1
+_ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what the fused optimizer keeps per parameter, all on its device
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    step: steps done. epoch, epoch_step: the next step to do. seconds: spent on training so far, without validation.
+    best: metrics of the best validation so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    seconds: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
+
+
+def save_state(run: Path, learner: Learner, progress: Progress) -> None:
+    """Writes everything that an exact continuation needs."""
+    tensors = {f"model.{name}": tensor for name, tensor in tensors_of(learner.model).items()}
+    tensors |= {f"ema.{name}": tensor for name, tensor in tensors_of(learner.ema.module).items()}
+    for name, parameter in learner.model.named_parameters():
+        for key, value in learner.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    file = run / f"state-{progress.step:06d}.safetensors"
+    write_tensors(file, tensors)
+    write_json(
+        run / "state.json",
+        {
+            "version": _VERSION,
+            "tensors": file.name,
+            "ema_updates": learner.ema.updates,
+            "scaler": learner.scaler.state_dict(),
+            **asdict(progress),
+        },
+    )
+    for old in run.glob("state-*.safetensors"):
+        if old != file:
+            old.unlink()
+
+
+def load_state(run: Path, learner: Learner) -> Progress:
+    """Puts a learner where the run's last save left it.
+
+    Raises InvalidInputError if there is no state, if it is broken, or if it is of another network.
+    """
+    file = run / "state.json"
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+        version, tensors_file, updates, scaler = (state[key] for key in ("version", "tensors", "ema_updates", "scaler"))
+    except OSError as error:
+        raise InvalidInputError(f"{run}: expected state.json to resume from, got none ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"{file}: expected the state of a run, got something broken ({error!r})") from error
+    if version != _VERSION:
+        raise InvalidInputError(f"{file}: expected version {_VERSION}, got {version}; use the release that wrote it")
+    tensors = _read_tensors(run / str(tensors_file))
+    _restore(learner.model, tensors, "model.")
+    _restore(learner.ema.module, tensors, "ema.")
+    for name, parameter in learner.model.named_parameters():
+        keys = [key for key in _ADAMW if f"optimizer.{key}.{name}" in tensors]
+        if keys:
+            learner.optimizer.state[parameter] = {
+                key: tensors[f"optimizer.{key}.{name}"].to(parameter.device) for key in keys
+            }
+    learner.ema.updates = int(updates)
+    learner.scaler.load_state_dict(scaler)
+    return progress
+
+
+def _restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    with torch.no_grad():
+        for name, tensor in tensors_of(module).items():
+            saved = tensors.get(prefix + name)
+            if saved is None or saved.shape != tensor.shape:
+                got = "nothing" if saved is None else f"shape {tuple(saved.shape)}"
+                raise InvalidInputError(
+                    f"state: expected {prefix}{name} of shape {tuple(tensor.shape)}, got {got}; "
+                    f"was the dataset or the configuration changed?"
+                )
+            tensor.copy_(saved)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InvalidInputError(f"{file}: expected a safetensors file, got something unreadable ({error})") from error
