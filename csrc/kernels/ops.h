@@ -1,5 +1,5 @@
-// Entry points of the kernels. CPU functions are always present; CUDA ones throw Error(kBackend) in a build without CUDA.
-// Nothing here allocates once its workspace has seen the largest shapes.
+// Entry points of the kernels. CPU functions are always present; CUDA ones throw Error(kBackend) in a build without
+// CUDA. Nothing here allocates once its workspace has seen the largest shapes.
 #pragma once
 
 #include <cstddef>
@@ -41,8 +41,8 @@ Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, DTyp
                         PreprocessWorkspace& workspace, ThreadPool* pool);
 
 struct DecodeOptions {
-  std::int32_t top_k = 300;      // rows kept at the most
-  float score_threshold = 0.F;   // in [0, 1]
+  std::int32_t top_k = 300;     // rows kept at the most
+  float score_threshold = 0.F;  // in [0, 1]
 };
 
 // Selection buffers of one stream of frames. Grow with the largest top_k seen, then stay.
@@ -64,6 +64,34 @@ void decode_logits_cpu(const float* logits, const float* boxes, std::int32_t que
 void decode_scored_cpu(const std::int64_t* labels, const float* boxes, const float* scores, std::int32_t rows,
                        std::int32_t classes, const Geometry& geometry, const DecodeOptions& options,
                        DecodeWorkspace& workspace, std::vector<Detection>& out);
+
+// ---- CUDA: the same, with every pointer in device memory and the work queued on `stream` (a cudaStream_t) ----
+
+// Rows a CUDA decode can keep.
+constexpr std::int32_t kMaxCudaTopK = 2048;
+
+// What a CUDA decode found, in device memory; copy it to the host with the detections.
+struct DecodeStatus {
+  std::int32_t count = 0;             // rows written
+  std::int32_t nan_values = 0;        // not 0: a logit or score was NaN
+  std::int32_t non_finite_boxes = 0;  // not 0: a winning box was not finite
+  std::int32_t wrong_labels = 0;      // not 0: a winning label was outside [0, classes)
+};
+
+// Throws the Error(kModel) that the CPU functions would have thrown.
+void check(const DecodeStatus& status);
+
+// image.data and image.uv point to device memory, rows packed or strided as on the host.
+Geometry preprocess_cuda(const ImageView& image, const PreprocessSpec& spec, DType dtype, void* out, void* stream);
+
+// out: top_k rows. Throws Error(kInvalidInput) on more than kMaxCudaTopK of them.
+void decode_logits_cuda(const float* logits, const float* boxes, std::int32_t queries, std::int32_t classes,
+                        const Geometry& geometry, const DecodeOptions& options, Detection* out, DecodeStatus* status,
+                        void* stream);
+
+void decode_scored_cuda(const std::int64_t* labels, const float* boxes, const float* scores, std::int32_t rows,
+                        std::int32_t classes, const Geometry& geometry, const DecodeOptions& options, Detection* out,
+                        DecodeStatus* status, void* stream);
 
 }  // namespace ops
 }  // namespace edgedet
