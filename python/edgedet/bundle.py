@@ -245,7 +245,7 @@ def _add_file(
     change: Callable[[dict[str, Any]], None],
 ) -> None:
     document = _read_model_json(folder)
-    if Path(name).name != name or name == "model.json":
+    if Path(name).name != name or name in ("", "..", "model.json"):
         raise BundleError(
             f"expected a plain file name other than model.json, got {name!r}; a bundle has no sub-folders"
         )

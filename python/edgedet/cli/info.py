@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name, entry in sorted(spec["files"].items())
     ]
     print_table(rows, left=("file", "sha256"))
-    print(f"\nvalid: all {len(rows)} file{'s' if len(rows) != 1 else ''} match model.json")
+    print(f"\nvalid: model.json is sound and {'the file matches' if len(rows) == 1 else 'all files match'} it")
     return 0
 
 
