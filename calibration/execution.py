@@ -1,0 +1,86 @@
+"""What the engine really executes: how many of its layers, and how much of its time, are int8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Layer types that multiply by weights, in OpenVINO's execution graph.
+_WEIGHTED = ("Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution")
+_INTEGER = ("_I8", "_i8", "_U8", "_u8")
+
+
+@dataclass(frozen=True)
+class Int8Share:
+    """Layers that multiply by weights, and which of them run on int8 kernels.
+
+    Attributes:
+        int8: number of them on an int8 kernel.
+        weighted: number of them.
+        primitives: count of every (type, kernel, precision) in the graph, as "type kernel precision".
+    """
+
+    int8: int
+    weighted: int
+    primitives: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        """int8 / weighted, 0 for a graph without such layers."""
+        return self.int8 / self.weighted if self.weighted else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for report.json."""
+        return {**asdict(self), "share": round(self.share, 4)}
+
+
+def int8_share(nodes: Sequence[Mapping[str, str]]) -> Int8Share:
+    """Count an execution graph as `edgedet._core.Detector.execution_graph` returns it.
+
+    The kernel's name decides: OpenVINO appends the type it computes in (`brgconv_avx512_I8`, `jit_avx512_FP32`). The
+    precision of the output says nothing, because an int8 convolution often writes float.
+    """
+    weighted = [node for node in nodes if node["type"] in _WEIGHTED]
+    primitives: dict[str, int] = {}
+    for node in nodes:
+        key = f"{node['type']} {node['primitive']} {node['precision']}"
+        primitives[key] = primitives.get(key, 0) + 1
+    count = sum(node["primitive"].endswith(_INTEGER) for node in weighted)
+    return Int8Share(count, len(weighted), dict(sorted(primitives.items(), key=lambda item: (-item[1], item[0]))))
+
+
+def int8_time(model: Path, spec: Mapping[str, Any], tensor: npt.NDArray[np.float32], *, runs: int = 20) -> float:
+    """Share of the network's time that OpenVINO spends in int8 kernels, from its own per-layer counters.
+
+    Args:
+        model: the ONNX file.
+        spec: model.json of its bundle.
+        tensor: (3, H, W) network input to run on.
+        runs: repetitions that are summed.
+
+    Returns:
+        A share in [0, 1]. The counters slow the run down a little, so it is a share and not a time.
+    """
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(str(model))
+    feed: dict[str, npt.NDArray[np.generic]] = {spec["input"]["name"]: tensor[None]}
+    if size_input := spec["output"].get("size_input"):
+        feed[size_input] = np.array([[spec["input"]["width"], spec["input"]["height"]]], np.int64)
+    network.reshape({name: list(value.shape) for name, value in feed.items()})
+    compiled = core.compile_model(network, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    int8 = total = 0.0
+    for _ in range(runs):
+        request.infer(feed)
+        for entry in request.profiling_info:
+            elapsed = entry.real_time.total_seconds()
+            total += elapsed
+            int8 += elapsed if entry.exec_type.endswith(_INTEGER) else 0.0
+    return int8 / total if total else 0.0

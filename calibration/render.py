@@ -1,0 +1,207 @@
+"""Write the Q/DQ ONNX that one backend runs well, from ranges that are the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from calibration.graph import Graph
+from calibration.observers import Range
+from calibration.placement import Layer, Placement
+from edgedet import InvalidInputError
+
+BackendName = Literal["openvino", "onnxruntime", "tensorrt"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform integer grid: real = (integer - zero_point) * scale.
+
+    Attributes:
+        scale: > 0, float32.
+        zero_point: integer that stands for the real 0.
+        signed: int8 where true, uint8 otherwise.
+    """
+
+    scale: float
+    zero_point: int
+    signed: bool
+
+    @property
+    def dtype(self) -> type[np.int8] | type[np.uint8]:
+        """NumPy type of the integers."""
+        return np.int8 if self.signed else np.uint8
+
+
+def activation_grid(extent: Range, backend: BackendName) -> Grid:
+    """Grid of an activation: signed and symmetric for TensorRT, unsigned with a zero-point elsewhere.
+
+    x86 int8 dot products take unsigned x signed, so OpenVINO and onnxruntime run unsigned activations in int8 and fall
+    back to float on most signed ones; TensorRT accepts symmetric scales only.
+    """
+    if backend == "tensorrt":
+        scale = max(-extent.low, extent.high) / 127.0
+        return Grid(_positive(scale), 0, signed=True)
+    scale = _positive((extent.high - extent.low) / 255.0)
+    return Grid(scale, int(np.clip(np.rint(-extent.low / scale), 0, 255)), signed=False)
+
+
+def quantise_weight(
+    weight: npt.NDArray[np.float32], axis: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 weight in [-127, 127] and its scale per output channel.
+
+    Raises:
+        InvalidInputError: the weight holds NaN or infinity.
+    """
+    if not np.isfinite(weight).all():
+        raise InvalidInputError("expected finite weights, got NaN or infinity; the checkpoint is broken")
+    others = tuple(dim for dim in range(weight.ndim) if dim != axis)
+    peak = np.abs(weight).max(axis=others).astype(np.float64)
+    scale = np.where(peak > 0, peak / 127.0, 1.0).astype(np.float32)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    return integers, scale
+
+
+def render(
+    graph: Graph,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    backend: BackendName,
+    *,
+    means: Mapping[str, npt.NDArray[np.float64]] | None = None,
+) -> onnx.ModelProto:
+    """Copy of the float model with QuantizeLinear/DequantizeLinear around the layers of `placement`.
+
+    Every pair carries an explicit zero-point. Biases stay float initializers: an int32 bias behind a DequantizeLinear is
+    refused by TensorRT and buys nothing. Only inputs of layers are wrapped, never outputs: a pair on an output would let
+    the backend carry integers through whatever follows (see docs/calibration.md for what OpenVINO makes of a padded
+    average pool).
+
+    Args:
+        graph: float graph.
+        placement: layers to wrap.
+        ranges: range of every activation in the placement.
+        backend: whose form to write.
+        means: mean of every channel of the activations; where given, the bias takes back what rounding the weights does
+            to the mean of each output channel (Nagel et al. 2019, section 4.2).
+
+    Raises:
+        InvalidInputError: a range is missing.
+    """
+    missing = [name for name in placement.activations if name not in ranges]
+    if missing:
+        raise InvalidInputError(f"expected a range for '{missing[0]}', got none; run the calibration again")
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    nodes = {node.name: node for node in model.graph.node}
+    wrapped: dict[str, str] = {}
+    inserted: list[onnx.NodeProto] = []
+    for name in placement.activations:
+        wrapped[name] = _wrap_activation(model, inserted, name, activation_grid(ranges[name], backend))
+    weights: dict[tuple[str, int], str] = {}
+    for layer in placement.layers:
+        key = (layer.weight, layer.axis)
+        if key not in weights:
+            weights[key] = _wrap_weight(model, inserted, graph, layer)
+        node = nodes[layer.node]
+        if means is not None and layer.op in ("Conv", "Gemm") and layer.activation in means:
+            _correct_bias(model, node, graph, layer, means[layer.activation])
+        node.input[0], node.input[1] = wrapped[layer.activation], weights[key]
+    _insert(model, inserted)
+    _drop_unused(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _wrap_activation(model: onnx.ModelProto, inserted: list[onnx.NodeProto], name: str, grid: Grid) -> str:
+    scale, zero = f"{name}/scale", f"{name}/zero_point"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), scale))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(grid.zero_point, grid.dtype), zero))
+    integer, real = f"{name}/quantized", f"{name}/dequantized"
+    inserted.append(onnx.helper.make_node("QuantizeLinear", [name, scale, zero], [integer], f"{name}/Quantize"))
+    inserted.append(onnx.helper.make_node("DequantizeLinear", [integer, scale, zero], [real], f"{name}/Dequantize"))
+    return real
+
+
+def _wrap_weight(model: onnx.ModelProto, inserted: list[onnx.NodeProto], graph: Graph, layer: Layer) -> str:
+    integers, scales = quantise_weight(graph.constants[layer.weight].astype(np.float32), layer.axis)
+    name = f"{layer.weight}/axis{layer.axis}"
+    model.graph.initializer.append(numpy_helper.from_array(integers, f"{name}/quantized"))
+    model.graph.initializer.append(numpy_helper.from_array(scales, f"{name}/scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(len(scales), np.int8), f"{name}/zero_point"))
+    inserted.append(
+        onnx.helper.make_node(
+            "DequantizeLinear",
+            [f"{name}/quantized", f"{name}/scale", f"{name}/zero_point"],
+            [f"{name}/dequantized"],
+            f"{name}/Dequantize",
+            axis=layer.axis,
+        )
+    )
+    return f"{name}/dequantized"
+
+
+def _correct_bias(
+    model: onnx.ModelProto, node: onnx.NodeProto, graph: Graph, layer: Layer, means: npt.NDArray[np.float64]
+) -> None:
+    """bias += (W - Wq) * E[x]: the output mean of every channel is again that of the float layer (borders aside)."""
+    weight = graph.constants[layer.weight].astype(np.float32)
+    integers, scales = quantise_weight(weight, layer.axis)
+    shape = [1] * weight.ndim
+    shape[layer.axis] = -1
+    error = weight.astype(np.float64) - integers * scales.reshape(shape).astype(np.float64)
+    if layer.op == "Conv":
+        per_output = error.reshape(error.shape[0], error.shape[1], -1).sum(axis=2)
+        groups = len(means) // error.shape[1]
+        inputs = np.repeat(means.reshape(groups, -1), error.shape[0] // groups, axis=0)
+        shift = (per_output * inputs).sum(axis=1)
+    else:
+        shift = error @ means if layer.axis == 0 else means @ error
+    bias = graph.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    name = f"{node.name}/bias"
+    model.graph.initializer.append(numpy_helper.from_array((bias + shift).astype(np.float32), name))
+    del node.input[2:]
+    node.input.append(name)
+
+
+def _insert(model: onnx.ModelProto, inserted: list[onnx.NodeProto]) -> None:
+    """Put each new node right after what it reads, which keeps the node list in execution order."""
+    after: dict[str, list[onnx.NodeProto]] = {}
+    for node in inserted:
+        after.setdefault(node.input[0], []).append(node)
+    known = [value.name for value in model.graph.input] + [tensor.name for tensor in model.graph.initializer]
+    ordered: list[onnx.NodeProto] = []
+
+    def emit(names: list[str]) -> None:
+        for name in names:
+            for node in after.pop(name, []):
+                ordered.append(node)
+                emit(list(node.output))
+
+    emit(known)
+    for node in list(model.graph.node):
+        ordered.append(node)
+        emit(list(node.output))
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _positive(scale: float) -> float:
+    """A tensor that is always zero gets some scale; every value then maps to the zero-point."""
+    return float(max(np.float32(scale), np.finfo(np.float32).tiny))
