@@ -41,8 +41,8 @@ EDGEDET_HD inline float lerp(float first, float second, float fraction) { return
 
 // ---- antialias: triangle filter as wide as the scale, in the fixed point of Pillow's BILINEAR resize ----
 
-// Both passes, the horizontal one first, round to 8 bits as Pillow and torch's uint8 path do: levels equal the bytes of
-// Pillow, which is what networks see in training. (An unrounded sum would differ from them in one pixel of six.)
+// Both passes round to 8 bits as Pillow and torch's uint8 path do: levels equal the bytes of Pillow, which is what
+// networks see in training. (An unrounded sum would differ from them in one pixel of six.)
 constexpr int kWeightBits = 22;
 constexpr std::int32_t kWeightOne = 1 << kWeightBits;
 
@@ -71,11 +71,12 @@ EDGEDET_HD inline TriangleWindow triangle_window(std::int32_t index, std::int32_
   return window;
 }
 
-// The largest count that triangle_window can give.
-EDGEDET_HD inline std::int32_t max_triangle_taps(std::int32_t in, std::int32_t out) {
-  const std::int32_t support = in > out ? (in + out - 1) / out : 1;
-  const std::int32_t taps = 2 * support + 1;
-  return taps < in ? taps : in;
+// Which pass comes first shows in the last bit. Horizontal, except where the height shrinks by more than twice as many
+// pixels as the width does (Pillow 13; older Pillows and torch never change the order).
+EDGEDET_HD inline bool triangle_down_first(const Geometry& geometry) {
+  const std::int32_t shrinks_down = geometry.source_height - geometry.content_height;
+  const std::int32_t shrinks_across = geometry.source_width - geometry.content_width;
+  return shrinks_down > 0 && shrinks_down > 2 * shrinks_across;
 }
 
 EDGEDET_HD inline double triangle_weight(const TriangleWindow& window, std::int32_t tap) {
@@ -195,16 +196,20 @@ EDGEDET_HD inline float antialias_level(const ImageView& image, const Geometry& 
                                         std::int32_t y, int channel) {
   const TriangleWindow across = triangle_window(x, image.width, geometry.content_width);
   const TriangleWindow down = triangle_window(y, image.height, geometry.content_height);
-  const double across_total = triangle_total(across);
-  const double down_total = triangle_total(down);
+  const bool down_first = triangle_down_first(geometry);
+  const TriangleWindow& first = down_first ? down : across;
+  const TriangleWindow& second = down_first ? across : down;
+  const double first_total = triangle_total(first);
+  const double second_total = triangle_total(second);
   std::int32_t sum = 0;
-  for (std::int32_t j = 0; j < down.count; ++j) {
-    std::int32_t row = 0;
-    for (std::int32_t i = 0; i < across.count; ++i) {
-      row += source_level(image, across.first + i, down.first + j, channel) *
-             fixed_weight(triangle_weight(across, i), across_total);
+  for (std::int32_t j = 0; j < second.count; ++j) {
+    std::int32_t inner = 0;
+    for (std::int32_t i = 0; i < first.count; ++i) {
+      const std::int32_t column = across.first + (down_first ? j : i);
+      const std::int32_t line = down.first + (down_first ? i : j);
+      inner += source_level(image, column, line, channel) * fixed_weight(triangle_weight(first, i), first_total);
     }
-    sum += rounded_byte(row) * fixed_weight(triangle_weight(down, j), down_total);
+    sum += rounded_byte(inner) * fixed_weight(triangle_weight(second, j), second_total);
   }
   return rounded_byte(sum);
 }

@@ -12,10 +12,7 @@
 #include "edgedet/error.h"
 #include "kernels/ops.h"
 #include "kernels/preprocess.h"
-#include "kernels/rows.h"
-#if defined(__x86_64__)
-#include "kernels/rows_x86.h"
-#endif
+#include "kernels/row_loops.h"
 
 namespace edgedet::ops {
 
@@ -23,91 +20,6 @@ namespace {
 
 using kernel::LinearColumns;
 using kernel::TriangleColumns;
-
-// ---- the row loops of one instruction set ----
-
-template <typename Out>
-struct DownLoops {
-  void (*linear)(const float*, const float*, float, std::int32_t, float, float, Out*);
-  void (*triangle)(const std::uint8_t* const*, const std::int32_t*, std::int32_t, std::int32_t, float, float, Out*);
-};
-
-struct RowLoops {
-  using Linear = void (*)(const std::uint8_t*, const LinearColumns&, float*);
-  using Triangle = void (*)(const std::uint8_t*, const TriangleColumns&, std::uint8_t*);
-  Linear linear_gray;
-  Linear linear_packed;  // three bytes a pixel
-  Linear linear_spaced;  // four bytes a pixel, the last one spare
-  Triangle triangle_gray;
-  Triangle triangle_packed;
-  Triangle triangle_spaced;
-  DownLoops<float> down_float;
-  DownLoops<std::uint16_t> down_half;
-  void (*nv12)(const std::uint8_t*, const std::uint8_t*, std::int32_t, std::uint32_t*);
-};
-
-// The table of one instruction set: portable bodies compiled under `attribute`, horizontal passes over pixels given.
-#define EDGEDET_ROW_LOOPS(name, attribute, LINEAR, TRIANGLE)                                                          \
-  struct name {                                                                                                       \
-    attribute static void linear_gray(const std::uint8_t* row, const LinearColumns& columns, float* out) {            \
-      kernel::linear_across<1, 1>(row, columns, out);                                                                 \
-    }                                                                                                                 \
-    template <int kStep>                                                                                              \
-    attribute static void linear(const std::uint8_t* row, const LinearColumns& columns, float* out) {                 \
-      LINEAR(row, columns, out);                                                                                      \
-    }                                                                                                                 \
-    attribute static void triangle_gray(const std::uint8_t* row, const TriangleColumns& columns, std::uint8_t* out) { \
-      kernel::triangle_across<1, 1>(row, columns, out);                                                               \
-    }                                                                                                                 \
-    template <int kStep>                                                                                              \
-    attribute static void triangle(const std::uint8_t* row, const TriangleColumns& columns, std::uint8_t* out) {      \
-      TRIANGLE(row, columns, out);                                                                                    \
-    }                                                                                                                 \
-    template <typename Out>                                                                                           \
-    attribute static void linear_down(const float* top, const float* bottom, float fraction, std::int32_t count,      \
-                                      float scale, float bias, Out* out) {                                            \
-      kernel::linear_down(top, bottom, fraction, count, scale, bias, out);                                            \
-    }                                                                                                                 \
-    template <typename Out>                                                                                           \
-    attribute static void triangle_down(const std::uint8_t* const* rows, const std::int32_t* weights,                 \
-                                        std::int32_t taps, std::int32_t count, float scale, float bias, Out* out) {   \
-      kernel::triangle_down(rows, weights, taps, count, scale, bias, out);                                            \
-    }                                                                                                                 \
-    attribute static void nv12(const std::uint8_t* y, const std::uint8_t* uv, std::int32_t width,                     \
-                               std::uint32_t* out) {                                                                  \
-      kernel::nv12_row(y, uv, width, out);                                                                            \
-    }                                                                                                                 \
-    static constexpr RowLoops kTable{linear_gray,                                                                     \
-                                     linear<3>,                                                                       \
-                                     linear<4>,                                                                       \
-                                     triangle_gray,                                                                   \
-                                     triangle<3>,                                                                     \
-                                     triangle<4>,                                                                     \
-                                     {linear_down<float>, triangle_down<float>},                                      \
-                                     {linear_down<std::uint16_t>, triangle_down<std::uint16_t>},                      \
-                                     nv12};                                                                           \
-  };
-
-EDGEDET_ROW_LOOPS(Portable, , (kernel::linear_across<kStep, 3>), (kernel::triangle_across<kStep, 3>))
-#if defined(__x86_64__)
-EDGEDET_ROW_LOOPS(Avx2, EDGEDET_AVX2, (kernel::linear_across_avx2<kStep>), (kernel::triangle_across_avx2<kStep>))
-EDGEDET_ROW_LOOPS(Avx512, EDGEDET_AVX512, (kernel::linear_across_avx512<kStep>),
-                  (kernel::triangle_across_avx512<kStep>))
-#endif
-#undef EDGEDET_ROW_LOOPS
-
-const RowLoops& best_row_loops() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi")) {
-    return Avx512::kTable;
-  }
-  if (__builtin_cpu_supports("avx2")) {
-    return Avx2::kTable;
-  }
-#endif
-  return Portable::kTable;
-}
 
 // ---- tables ----
 
@@ -148,7 +60,10 @@ struct Axis {
         taps_used[at] = tap.first + 1 < in ? 2 : 1;
       }
     } else {
-      taps = padded(kernel::max_triangle_taps(in, out), 4);
+      taps = 0;
+      for (std::int32_t index = 0; index < out; ++index) {
+        taps = std::max(taps, padded(kernel::triangle_window(index, in, out).count, 4));
+      }
       weights.assign(entries * static_cast<std::size_t>(taps), 0);
       for (std::int32_t index = 0; index < out; ++index) {
         const auto at = static_cast<std::size_t>(index);
@@ -173,10 +88,13 @@ struct Axis {
 
 // What one thread writes while it works on a band.
 struct Scratch {
-  std::vector<float> linear_rows;           // two row buffers
-  std::vector<std::uint8_t> triangle_rows;  // as many row buffers as a vertical window has taps
-  std::vector<const std::uint8_t*> window;  // the row buffers of one window, in order
-  std::vector<std::uint32_t> source;        // one source row: the last of the image, or converted from NV12
+  std::vector<std::uint32_t> source;          // source rows that are converted from NV12 or lie at the image's end
+  std::vector<float> linear_rows;             // two row buffers
+  std::vector<std::uint8_t> triangle_rows;    // row buffers of the source rows in a vertical window
+  std::vector<std::uint8_t> triangle_mixed;   // a row after the first of the two passes, where that is the vertical one
+  std::vector<std::uint8_t> triangle_levels;  // a row after both passes
+  std::vector<const std::uint8_t*> ring;      // rows that a window has had, by row number modulo the longest window
+  std::vector<const std::uint8_t*> window;    // the rows in a vertical window, in order
 };
 
 std::int32_t pixel_step(PixelFormat format) {
@@ -207,6 +125,44 @@ struct PreprocessWorkspace::Impl {
   Axis across;
   Axis down;
   std::vector<Scratch> scratch;  // one a thread
+  std::int32_t source_slots = 1;
+  std::size_t source_words = 0;  // of one slot
+
+  // Makes room for one frame on `threads` threads.
+  void prepare(const ImageView& image, const Geometry& geometry, Filter filter, std::int32_t threads) {
+    const std::int32_t step = pixel_step(image.format);
+    const std::int32_t row_bytes = image.width * step;
+    across.prepare(image.width, geometry.content_width, filter, step);
+    down.prepare(image.height, geometry.content_height, filter, 1);
+    const bool triangle = filter == Filter::kAntialias;
+    const bool down_first = triangle && kernel::triangle_down_first(geometry);
+    source_slots = 1;
+    if (down_first) {
+      // The rows of a window are held together. Without conversion only the last few of the image are copied.
+      const std::int32_t copied = kernel::kSourcePadding / row_bytes + 1;
+      source_slots = image.format == PixelFormat::kNv12 ? down.taps : copied;
+    }
+    source_words = static_cast<std::size_t>(padded(row_bytes + kernel::kSourcePadding, 4)) / sizeof(std::uint32_t);
+    const std::size_t row_size = static_cast<std::size_t>(across.count) * (step == 1 ? 1 : 3);
+    const auto taps = static_cast<std::size_t>(down.taps);
+    grow(scratch, static_cast<std::size_t>(threads));
+    for (Scratch& own : scratch) {
+      grow(own.source, static_cast<std::size_t>(source_slots) * source_words);
+      if (!triangle) {
+        grow(own.linear_rows, 2 * row_size);
+        continue;
+      }
+      grow(own.triangle_levels, row_size);
+      grow(own.ring, taps);
+      grow(own.window, taps);
+      if (down_first) {
+        grow(own.triangle_mixed,
+             static_cast<std::size_t>(padded(row_bytes, kernel::kRowPadding) + kernel::kSourcePadding));
+      } else {
+        grow(own.triangle_rows, taps * row_size);
+      }
+    }
+  }
 };
 
 PreprocessWorkspace::PreprocessWorkspace() : impl_(std::make_unique<Impl>()) {}
@@ -268,13 +224,13 @@ template <typename Out>
 class Frame {
  public:
   Frame(const ImageView& image, const PreprocessSpec& spec, const Geometry& geometry, Out* out,
-        PreprocessWorkspace::Impl& workspace, std::int32_t band_rows)
+        PreprocessWorkspace::Impl& buffers, std::int32_t band_rows)
       : image_(image),
         spec_(spec),
         geometry_(geometry),
         out_(out),
-        workspace_(workspace),
-        loops_(best_row_loops()),
+        buffers_(buffers),
+        loops_(kernel::best_row_loops()),
         band_rows_(band_rows),
         step_(pixel_step(image.format)),
         planes_(step_ == 1 ? 1 : 3),
@@ -282,7 +238,7 @@ class Frame {
         normalisation_(kernel::make_normalisation(spec)) {}
 
   void operator()(int band, int slot) {
-    Scratch& scratch = workspace_.scratch[static_cast<std::size_t>(slot)];
+    Scratch& scratch = buffers_.scratch[static_cast<std::size_t>(slot)];
     const std::int32_t begin = band * band_rows_;
     const std::int32_t end = std::min(begin + band_rows_, spec_.height);
     const std::int32_t content_begin = std::clamp(geometry_.content_y, begin, end);
@@ -311,11 +267,11 @@ class Frame {
   // The plane of a row buffer that output plane `plane` is made from.
   int source_plane(int plane) const { return planes_ == 1 ? 0 : (swapped_ ? 2 - plane : plane); }
 
-  const DownLoops<Out>& down_loops() const {
+  const kernel::OutputLoops<Out>& output_loops() const {
     if constexpr (std::is_same_v<Out, float>) {
-      return loops_.down_float;
+      return loops_.to_float;
     } else {
-      return loops_.down_half;
+      return loops_.to_half;
     }
   }
 
@@ -330,28 +286,31 @@ class Frame {
     }
   }
 
-  // A source row with kSourcePadding readable bytes behind it.
+  // A source row with kSourcePadding readable bytes behind it. Stays valid for as many rows as
+  // PreprocessWorkspace::Impl::source_slots.
   const std::uint8_t* source_row(std::int32_t y, Scratch& scratch) const {
     const std::uint8_t* row = image_.data + y * image_.stride;
+    std::uint32_t* const copy =
+        scratch.source.data() + static_cast<std::size_t>(y % buffers_.source_slots) * buffers_.source_words;
     if (image_.format == PixelFormat::kNv12) {
-      loops_.nv12(row, image_.uv + (y / 2) * image_.uv_stride, image_.width, scratch.source.data());
+      loops_.nv12(row, image_.uv + (y / 2) * image_.uv_stride, image_.width, copy);
     } else if ((image_.height - 1 - y) * image_.stride >= kernel::kSourcePadding) {
       return row;  // the padding lies in the rows that follow
     } else {
-      memcpy(scratch.source.data(), row, static_cast<std::size_t>(image_.width) * static_cast<std::size_t>(step_));
+      memcpy(copy, row, static_cast<std::size_t>(image_.width) * static_cast<std::size_t>(step_));
     }
-    return reinterpret_cast<const std::uint8_t*>(scratch.source.data());
+    return reinterpret_cast<const std::uint8_t*>(copy);
   }
 
   void linear(std::int32_t begin, std::int32_t end, Scratch& scratch) const {
-    const LinearColumns columns = workspace_.across.linear();
+    const LinearColumns columns = buffers_.across.linear();
     const std::ptrdiff_t row_size = static_cast<std::ptrdiff_t>(columns.count) * planes_;
     const auto across = step_ == 1 ? loops_.linear_gray : (step_ == 3 ? loops_.linear_packed : loops_.linear_spaced);
     std::int32_t held[2] = {-1, -1};  // the source row in each of the two row buffers
     for (std::int32_t y = begin; y < end; ++y) {
       const auto at = static_cast<std::size_t>(y - geometry_.content_y);
-      const std::int32_t first = workspace_.down.offset[at];
-      const std::int32_t last = first + workspace_.down.taps_used[at] - 1;
+      const std::int32_t first = buffers_.down.offset[at];
+      const std::int32_t last = first + buffers_.down.taps_used[at] - 1;
       for (std::int32_t row = first; row <= last; ++row) {
         if (held[row % 2] != row) {
           across(source_row(row, scratch), columns, scratch.linear_rows.data() + (row % 2) * row_size);
@@ -362,36 +321,50 @@ class Frame {
       const float* bottom = scratch.linear_rows.data() + (last % 2) * row_size;
       for (int plane = 0; plane < 3; ++plane) {
         const std::ptrdiff_t from = static_cast<std::ptrdiff_t>(source_plane(plane)) * columns.count;
-        down_loops().linear(top + from, bottom + from, workspace_.down.fraction[at], geometry_.content_width,
-                            normalisation_.scale[plane], normalisation_.bias[plane],
-                            output(plane, y) + geometry_.content_x);
+        output_loops().linear_down(top + from, bottom + from, buffers_.down.fraction[at], geometry_.content_width,
+                                   normalisation_.scale[plane], normalisation_.bias[plane],
+                                   output(plane, y) + geometry_.content_x);
       }
     }
   }
 
   void triangle(std::int32_t begin, std::int32_t end, Scratch& scratch) const {
-    const TriangleColumns columns = workspace_.across.triangle();
-    const std::ptrdiff_t row_size = static_cast<std::ptrdiff_t>(columns.count) * planes_;
+    const TriangleColumns columns = buffers_.across.triangle();
+    const std::int32_t row_size = columns.count * planes_;
     const auto across =
         step_ == 1 ? loops_.triangle_gray : (step_ == 3 ? loops_.triangle_packed : loops_.triangle_spaced);
-    const Axis& down = workspace_.down;
-    std::int32_t next = 0;  // the first source row that has not been through the horizontal pass
+    const bool down_first = kernel::triangle_down_first(geometry_);
+    const Axis& down = buffers_.down;
+    std::uint8_t* const levels = scratch.triangle_levels.data();
+    std::int32_t next = 0;  // the first source row that no window has had yet
     for (std::int32_t y = begin; y < end; ++y) {
       const auto at = static_cast<std::size_t>(y - geometry_.content_y);
+      const std::int32_t* weights = down.weights.data() + at * static_cast<std::size_t>(down.taps);
       const std::int32_t first = down.offset[at];
       const std::int32_t taps = down.taps_used[at];
+      const auto slot = [&](std::int32_t row) { return static_cast<std::size_t>(row % down.taps); };
       for (next = std::max(next, first); next < first + taps; ++next) {
-        across(source_row(next, scratch), columns, scratch.triangle_rows.data() + (next % down.taps) * row_size);
+        const std::uint8_t* row = source_row(next, scratch);
+        if (!down_first) {
+          std::uint8_t* const passed = scratch.triangle_rows.data() + slot(next) * static_cast<std::size_t>(row_size);
+          across(row, columns, passed);
+          row = passed;
+        }
+        scratch.ring[slot(next)] = row;
+      }
+      for (std::int32_t tap = 0; tap < taps; ++tap) {
+        scratch.window[static_cast<std::size_t>(tap)] = scratch.ring[slot(first + tap)];
+      }
+      if (down_first) {
+        loops_.triangle_down(scratch.window.data(), weights, taps, image_.width * step_, scratch.triangle_mixed.data());
+        across(scratch.triangle_mixed.data(), columns, levels);
+      } else {
+        loops_.triangle_down(scratch.window.data(), weights, taps, row_size, levels);
       }
       for (int plane = 0; plane < 3; ++plane) {
-        const std::ptrdiff_t from = static_cast<std::ptrdiff_t>(source_plane(plane)) * columns.count;
-        for (std::int32_t tap = 0; tap < taps; ++tap) {
-          scratch.window[static_cast<std::size_t>(tap)] =
-              scratch.triangle_rows.data() + ((first + tap) % down.taps) * row_size + from;
-        }
-        down_loops().triangle(scratch.window.data(), down.weights.data() + at * static_cast<std::size_t>(down.taps),
-                              taps, geometry_.content_width, normalisation_.scale[plane], normalisation_.bias[plane],
-                              output(plane, y) + geometry_.content_x);
+        output_loops().normalise(levels + static_cast<std::ptrdiff_t>(source_plane(plane)) * columns.count,
+                                 geometry_.content_width, normalisation_.scale[plane], normalisation_.bias[plane],
+                                 output(plane, y) + geometry_.content_x);
       }
     }
   }
@@ -400,8 +373,8 @@ class Frame {
   const PreprocessSpec& spec_;
   const Geometry& geometry_;
   Out* out_;
-  PreprocessWorkspace::Impl& workspace_;
-  const RowLoops& loops_;
+  PreprocessWorkspace::Impl& buffers_;
+  const kernel::RowLoops& loops_;
   std::int32_t band_rows_;
   std::int32_t step_;
   int planes_;
@@ -436,22 +409,7 @@ Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, DTyp
   validate(spec);
   const Geometry geometry = make_geometry(image.width, image.height, spec.width, spec.height, spec.resize);
   PreprocessWorkspace::Impl& buffers = workspace.impl();
-  const std::int32_t step = pixel_step(image.format);
-  buffers.across.prepare(image.width, geometry.content_width, spec.filter, step);
-  buffers.down.prepare(image.height, geometry.content_height, spec.filter, 1);
-  grow(buffers.scratch, static_cast<std::size_t>(pool == nullptr ? 1 : pool->threads()));
-  const std::size_t row_size = static_cast<std::size_t>(buffers.across.count) * (step == 1 ? 1 : 3);
-  for (Scratch& scratch : buffers.scratch) {
-    if (spec.filter == Filter::kBilinear) {
-      grow(scratch.linear_rows, 2 * row_size);
-    } else {
-      grow(scratch.triangle_rows, static_cast<std::size_t>(buffers.down.taps) * row_size);
-      grow(scratch.window, static_cast<std::size_t>(buffers.down.taps));
-    }
-    grow(scratch.source, (static_cast<std::size_t>(image.width) * static_cast<std::size_t>(step) +
-                          kernel::kSourcePadding + sizeof(std::uint32_t) - 1) /
-                             sizeof(std::uint32_t));
-  }
+  buffers.prepare(image, geometry, spec.filter, pool == nullptr ? 1 : pool->threads());
   if (dtype == DType::kFloat32) {
     run(image, spec, geometry, static_cast<float*>(out), buffers, pool);
   } else {

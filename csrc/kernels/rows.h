@@ -1,9 +1,8 @@
 // Row loops of CPU preprocessing in portable form. Every variant, here and in rows_x86.h, evaluates the expressions of
 // preprocess.h in the same order and so gives the same bits.
 //
-// A horizontal pass reads the interleaved pixels of a source row and writes the three planes (or the one) of a row
-// buffer; a vertical pass reads row buffers and writes one row of one plane of the network input. Planes of row buffers
-// are padded to a multiple of kRowPadding values.
+// A horizontal pass ("across") reads interleaved pixels and writes the three planes (or the one) of a row buffer,
+// planes padded to a multiple of kRowPadding values; a vertical pass ("down") combines rows value by value.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +15,8 @@
 namespace edgedet::kernel {
 
 constexpr int kRowPadding = 64;
-// Horizontal passes may read so many bytes beyond the pixels they need; those bytes do not affect the result.
-constexpr int kSourcePadding = 32;
+// Passes may read so many bytes beyond the pixels of a source row; those bytes do not affect the result.
+constexpr int kSourcePadding = kRowPadding;
 
 // One entry per output column, padded like row buffers.
 struct LinearColumns {
@@ -74,23 +73,23 @@ EDGEDET_INLINE void linear_down(const float* __restrict top, const float* __rest
   }
 }
 
-// rows: `taps` planes of row buffers, which may be read up to a multiple of kRowPadding.
-template <typename Out>
+// `count` weighted sums over `taps` rows of bytes. Reads and writes up to a multiple of kRowPadding.
 EDGEDET_INLINE void triangle_down(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps,
-                                  std::int32_t count, float scale, float bias, Out* __restrict out) {
-  for (std::int32_t begin = 0; begin < count; begin += kRowPadding) {
-    std::int32_t sums[kRowPadding] = {};
+                                  std::int32_t count, std::uint8_t* out) {
+  for (std::int32_t x = 0; x < count; ++x) {
+    std::int32_t sum = 0;
     for (std::int32_t tap = 0; tap < taps; ++tap) {
-      const std::uint8_t* row = rows[tap] + begin;
-      const std::int32_t weight = weights[tap];
-      for (int i = 0; i < kRowPadding; ++i) {
-        sums[i] += row[i] * weight;
-      }
+      sum += rows[tap][x] * weights[tap];
     }
-    const std::int32_t rest = count - begin < kRowPadding ? count - begin : kRowPadding;
-    for (std::int32_t i = 0; i < rest; ++i) {
-      put(normalised(rounded_byte(sums[i]), scale, bias), out + begin + i);
-    }
+    out[x] = rounded_byte(sum);
+  }
+}
+
+template <typename Out>
+EDGEDET_INLINE void normalise(const std::uint8_t* __restrict levels, std::int32_t count, float scale, float bias,
+                              Out* __restrict out) {
+  for (std::int32_t x = 0; x < count; ++x) {
+    put(normalised(levels[x], scale, bias), out + x);
   }
 }
 

@@ -1,4 +1,4 @@
-// Horizontal passes for AVX2 and AVX-512: what compilers do not find by themselves is the walk over 3-byte pixels.
+// Row loops for AVX2 and AVX-512, where compilers do not find them: the walk over 3-byte pixels, sums over rows.
 #pragma once
 
 #if !defined(__x86_64__)
@@ -93,27 +93,49 @@ EDGEDET_AVX2 EDGEDET_INLINE void triangle_across_avx2(const std::uint8_t* row, c
   }
 }
 
+// The sums of one output column: four lanes (red, green, blue, spare) for each of four taps.
+template <int kStep>
+EDGEDET_AVX512 EDGEDET_INLINE __m512i triangle_sums(const std::uint8_t* from, const std::int32_t* weights,
+                                                    std::int32_t taps) {
+  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  const __m128i pixels = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+  __m512i sums = _mm512_setzero_si512();
+  for (std::int32_t tap = 0; tap < taps; tap += 4) {
+    __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + tap * kStep));
+    if constexpr (kStep == 3) {
+      bytes = _mm_shuffle_epi8(bytes, pixels);
+    }
+    const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + tap));
+    const __m512i weight = _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(four));
+    sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(_mm512_cvtepu8_epi32(bytes), weight));
+  }
+  return sums;
+}
+
+EDGEDET_INLINE void store_four(std::uint8_t* to, int bytes) { memcpy(to, &bytes, sizeof(bytes)); }
+
 template <int kStep>
 EDGEDET_AVX512 EDGEDET_INLINE void triangle_across_avx512(const std::uint8_t* row, const TriangleColumns& columns,
                                                           std::uint8_t* out) {
-  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  const __m128i pixels = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
-  for (std::int32_t x = 0; x < columns.count; ++x) {
-    const std::uint8_t* from = row + columns.offset[x];
+  const __m128i by_plane = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  std::uint8_t* const green = out + columns.count;
+  std::uint8_t* const blue = green + columns.count;
+  for (std::int32_t x = 0; x < columns.count; x += 4) {
+    const std::int32_t* offset = columns.offset + x;
     const std::int32_t* weights = columns.weights + static_cast<std::ptrdiff_t>(x) * columns.taps;
-    __m512i sums = _mm512_setzero_si512();
-    for (std::int32_t tap = 0; tap < columns.taps; tap += 4) {
-      __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + tap * kStep));
-      if constexpr (kStep == 3) {
-        bytes = _mm_shuffle_epi8(bytes, pixels);
-      }
-      const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + tap));
-      const __m512i weight = _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(four));
-      sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(_mm512_cvtepu8_epi32(bytes), weight));
-    }
-    const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
-    put_pixel(_mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)), out + x,
-              columns.count);
+    const __m512i a = triangle_sums<kStep>(row + offset[0], weights, columns.taps);
+    const __m512i b = triangle_sums<kStep>(row + offset[1], weights + columns.taps, columns.taps);
+    const __m512i c = triangle_sums<kStep>(row + offset[2], weights + 2 * columns.taps, columns.taps);
+    const __m512i d = triangle_sums<kStep>(row + offset[3], weights + 3 * columns.taps, columns.taps);
+    // Adds the four taps of each column: a, b, c, d become one pixel each of one vector.
+    const __m512i ab = _mm512_add_epi32(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xEE));
+    const __m512i cd = _mm512_add_epi32(_mm512_shuffle_i64x2(c, d, 0x44), _mm512_shuffle_i64x2(c, d, 0xEE));
+    const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i64x2(ab, cd, 0x88), _mm512_shuffle_i64x2(ab, cd, 0xDD));
+    const __m512i rounded = _mm512_srai_epi32(_mm512_add_epi32(sums, _mm512_set1_epi32(kWeightOne >> 1)), kWeightBits);
+    const __m128i planes = _mm_shuffle_epi8(_mm512_cvtusepi32_epi8(rounded), by_plane);
+    store_four(out + x, _mm_cvtsi128_si32(planes));
+    store_four(green + x, _mm_extract_epi32(planes, 1));
+    store_four(blue + x, _mm_extract_epi32(planes, 2));
   }
 }
 
@@ -145,6 +167,49 @@ EDGEDET_AVX512 EDGEDET_INLINE void linear_across_avx512(const std::uint8_t* row,
     _mm_storeu_ps(out + x, _mm512_castps512_ps128(levels));
     _mm_storeu_ps(green + x, _mm512_extractf32x4_ps(levels, 1));
     _mm_storeu_ps(blue + x, _mm512_extractf32x4_ps(levels, 2));
+  }
+}
+
+EDGEDET_AVX2 EDGEDET_INLINE void triangle_down_avx2(const std::uint8_t* const* rows, const std::int32_t* weights,
+                                                    std::int32_t taps, std::int32_t count, std::uint8_t* out) {
+  const __m256i half = _mm256_set1_epi32(kWeightOne >> 1);
+  for (std::int32_t x = 0; x < count; x += 32) {
+    __m256i sums[4] = {half, half, half, half};
+    for (std::int32_t tap = 0; tap < taps; ++tap) {
+      const __m256i weight = _mm256_set1_epi32(weights[tap]);
+      for (int part = 0; part < 4; ++part) {
+        const auto* from = reinterpret_cast<const __m128i*>(rows[tap] + x + 8 * part);
+        sums[part] =
+            _mm256_add_epi32(sums[part], _mm256_mullo_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from)), weight));
+      }
+    }
+    const __m256i low =
+        _mm256_packus_epi32(_mm256_srai_epi32(sums[0], kWeightBits), _mm256_srai_epi32(sums[1], kWeightBits));
+    const __m256i high =
+        _mm256_packus_epi32(_mm256_srai_epi32(sums[2], kWeightBits), _mm256_srai_epi32(sums[3], kWeightBits));
+    const __m256i levels =
+        _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + x), levels);
+  }
+}
+
+EDGEDET_AVX512 EDGEDET_INLINE void triangle_down_avx512(const std::uint8_t* const* rows, const std::int32_t* weights,
+                                                        std::int32_t taps, std::int32_t count, std::uint8_t* out) {
+  const __m512i half = _mm512_set1_epi32(kWeightOne >> 1);
+  for (std::int32_t x = 0; x < count; x += 64) {
+    __m512i sums[4] = {half, half, half, half};
+    for (std::int32_t tap = 0; tap < taps; ++tap) {
+      const __m512i weight = _mm512_set1_epi32(weights[tap]);
+      for (int part = 0; part < 4; ++part) {
+        const auto* from = reinterpret_cast<const __m128i*>(rows[tap] + x + 16 * part);
+        sums[part] =
+            _mm512_add_epi32(sums[part], _mm512_mullo_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(from)), weight));
+      }
+    }
+    for (int part = 0; part < 4; ++part) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + x + 16 * part),
+                       _mm512_cvtusepi32_epi8(_mm512_srai_epi32(sums[part], kWeightBits)));
+    }
   }
 }
 
