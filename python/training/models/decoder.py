@@ -15,7 +15,7 @@ from training.models.distribution import distance_to_box, integral
 from training.models.layers import MLP, Activation, RMSNorm, SelfAttention, SwiGLU, prior_bias
 from training.models.outputs import DenoisingMeta, DetectorOutput, Prediction
 
-_EPS_LOGIT = 11.512925  # logit(1 - 1e-5): where the published code's inverse sigmoid saturates.
+_EPS_LOGIT = 11.5129155  # log((1 - 1e-5) / 1e-5): where the published code's inverse sigmoid saturates.
 
 
 @dataclass(frozen=True, kw_only=True)

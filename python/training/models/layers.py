@@ -34,7 +34,7 @@ class _Floor(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, floor: Tensor) -> Tensor:
         ctx.mark_dirty(x)
-        ctx.floor = float(floor)
+        ctx.floor = floor.item()
         x.clamp_(min=ctx.floor)
         ctx.save_for_backward(x)
         return x
@@ -92,7 +92,7 @@ class ConvNorm(nn.Module):
         x = self.conv(x)
         if self.lab is None:
             return self.act(self.norm(x))  # type: ignore[no-any-return]
-        if x.device.type == "cpu" and float(self.lab.scale) > 0:
+        if x.device.type == "cpu" and self.lab.scale.item() > 0:
             return self._affine_in_norm(x, self.lab)
         return self.lab(self.act(self.norm(x)))  # type: ignore[no-any-return]
 
