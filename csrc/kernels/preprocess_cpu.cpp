@@ -27,6 +27,9 @@ std::int32_t padded(std::int32_t count, std::int32_t multiple) { return (count +
 
 // Source rows (or columns) that one output row (or column) reads, and their weights.
 struct Axis {
+  explicit Axis(bool rows) : of_rows(rows) {}
+
+  bool of_rows;
   std::int32_t in = 0;
   std::int32_t out = 0;
   Filter filter = Filter::kBilinear;
@@ -35,8 +38,8 @@ struct Axis {
   std::int32_t taps = 0;   // weights an entry, padded
   std::vector<std::int32_t> offset;
   std::vector<std::int32_t> taps_used;
-  std::vector<float> fraction;
-  std::vector<std::int32_t> weights;
+  std::vector<std::uint32_t> linear_weights;  // of the first tap | of the second << 16
+  std::vector<std::int32_t> weights;          // `taps` of each entry
 
   void prepare(std::int32_t new_in, std::int32_t new_out, Filter new_filter, std::int32_t new_step) {
     if (in == new_in && out == new_out && filter == new_filter && step == new_step) {
@@ -51,13 +54,14 @@ struct Axis {
     offset.assign(entries, 0);
     taps_used.assign(entries, 1);
     if (filter == Filter::kBilinear) {
-      fraction.assign(entries, 0.F);
+      linear_weights.assign(entries, kernel::kLinearOne);
       for (std::int32_t index = 0; index < out; ++index) {
         const auto at = static_cast<std::size_t>(index);
-        const kernel::LinearTap tap = kernel::linear_tap(index, in, out);
+        const kernel::LinearTap tap =
+            of_rows ? kernel::linear_tap(index, in, out) : kernel::linear_column_tap(index, in, out);
         offset[at] = tap.first * step;
-        fraction[at] = tap.fraction;
-        taps_used[at] = tap.first + 1 < in ? 2 : 1;
+        linear_weights[at] = static_cast<std::uint32_t>(tap.first_weight | (tap.second_weight << 16));
+        taps_used[at] = tap.second - tap.first + 1;
       }
     } else {
       taps = 0;
@@ -82,19 +86,19 @@ struct Axis {
     }
   }
 
-  LinearColumns linear() const { return {offset.data(), fraction.data(), count}; }
+  LinearColumns linear() const { return {offset.data(), linear_weights.data(), count}; }
   TriangleColumns triangle() const { return {offset.data(), weights.data(), count, taps}; }
 };
 
 // What one thread writes while it works on a band.
 struct Scratch {
-  std::vector<std::uint32_t> source;          // source rows that are converted from NV12 or lie at the image's end
-  std::vector<float> linear_rows;             // two row buffers
-  std::vector<std::uint8_t> triangle_rows;    // row buffers of the source rows in a vertical window
-  std::vector<std::uint8_t> triangle_mixed;   // a row after the first of the two passes, where that is the vertical one
-  std::vector<std::uint8_t> triangle_levels;  // a row after both passes
-  std::vector<const std::uint8_t*> ring;      // rows that a window has had, by row number modulo the longest window
-  std::vector<const std::uint8_t*> window;    // the rows in a vertical window, in order
+  std::vector<std::uint32_t> source;         // source rows that are converted from NV12 or lie at the image's end
+  std::vector<std::int16_t> linear_rows;     // two row buffers
+  std::vector<std::uint8_t> triangle_rows;   // row buffers of the source rows in a vertical window
+  std::vector<std::uint8_t> triangle_mixed;  // a row after the first of the two passes, where that is the vertical one
+  std::vector<std::uint8_t> levels;          // a row after both passes
+  std::vector<const std::uint8_t*> ring;     // rows that a window has had, by row number modulo the longest window
+  std::vector<const std::uint8_t*> window;   // the rows in a vertical window, in order
 };
 
 std::int32_t pixel_step(PixelFormat format) {
@@ -122,8 +126,8 @@ void grow(Vector& vector, std::size_t size) {
 }  // namespace
 
 struct PreprocessWorkspace::Impl {
-  Axis across;
-  Axis down;
+  Axis across{false};
+  Axis down{true};
   std::vector<Scratch> scratch;  // one a thread
   std::int32_t source_slots = 1;
   std::size_t source_words = 0;  // of one slot
@@ -148,11 +152,11 @@ struct PreprocessWorkspace::Impl {
     grow(scratch, static_cast<std::size_t>(threads));
     for (Scratch& own : scratch) {
       grow(own.source, static_cast<std::size_t>(source_slots) * source_words);
+      grow(own.levels, row_size);
       if (!triangle) {
         grow(own.linear_rows, 2 * row_size);
         continue;
       }
-      grow(own.triangle_levels, row_size);
       grow(own.ring, taps);
       grow(own.window, taps);
       if (down_first) {
@@ -267,11 +271,18 @@ class Frame {
   // The plane of a row buffer that output plane `plane` is made from.
   int source_plane(int plane) const { return planes_ == 1 ? 0 : (swapped_ ? 2 - plane : plane); }
 
-  const kernel::OutputLoops<Out>& output_loops() const {
-    if constexpr (std::is_same_v<Out, float>) {
-      return loops_.to_float;
-    } else {
-      return loops_.to_half;
+  // Writes one row of the network input from a row of levels, plane by plane.
+  void write(const std::uint8_t* levels, std::int32_t y) const {
+    for (int plane = 0; plane < 3; ++plane) {
+      const std::uint8_t* from = levels + static_cast<std::ptrdiff_t>(source_plane(plane)) * buffers_.across.count;
+      const float scale = normalisation_.scale[plane];
+      const float bias = normalisation_.bias[plane];
+      Out* const to = output(plane, y) + geometry_.content_x;
+      if constexpr (std::is_same_v<Out, float>) {
+        loops_.to_float(from, geometry_.content_width, scale, bias, to);
+      } else {
+        loops_.to_half(from, geometry_.content_width, scale, bias, to);
+      }
     }
   }
 
@@ -317,14 +328,13 @@ class Frame {
           held[row % 2] = row;
         }
       }
-      const float* top = scratch.linear_rows.data() + (first % 2) * row_size;
-      const float* bottom = scratch.linear_rows.data() + (last % 2) * row_size;
-      for (int plane = 0; plane < 3; ++plane) {
-        const std::ptrdiff_t from = static_cast<std::ptrdiff_t>(source_plane(plane)) * columns.count;
-        output_loops().linear_down(top + from, bottom + from, buffers_.down.fraction[at], geometry_.content_width,
-                                   normalisation_.scale[plane], normalisation_.bias[plane],
-                                   output(plane, y) + geometry_.content_x);
-      }
+      const std::int16_t* top = scratch.linear_rows.data() + (first % 2) * row_size;
+      const std::int16_t* bottom = scratch.linear_rows.data() + (last % 2) * row_size;
+      const std::uint32_t weights = buffers_.down.linear_weights[at];
+      loops_.linear_down(top, bottom, static_cast<std::int32_t>(weights & 0xFFFFU),
+                         static_cast<std::int32_t>(weights >> 16), static_cast<std::int32_t>(row_size),
+                         scratch.levels.data());
+      write(scratch.levels.data(), y);
     }
   }
 
@@ -335,7 +345,7 @@ class Frame {
         step_ == 1 ? loops_.triangle_gray : (step_ == 3 ? loops_.triangle_packed : loops_.triangle_spaced);
     const bool down_first = kernel::triangle_down_first(geometry_);
     const Axis& down = buffers_.down;
-    std::uint8_t* const levels = scratch.triangle_levels.data();
+    std::uint8_t* const levels = scratch.levels.data();
     std::int32_t next = 0;  // the first source row that no window has had yet
     for (std::int32_t y = begin; y < end; ++y) {
       const auto at = static_cast<std::size_t>(y - geometry_.content_y);
@@ -361,11 +371,7 @@ class Frame {
       } else {
         loops_.triangle_down(scratch.window.data(), weights, taps, row_size, levels);
       }
-      for (int plane = 0; plane < 3; ++plane) {
-        output_loops().normalise(levels + static_cast<std::ptrdiff_t>(source_plane(plane)) * columns.count,
-                                 geometry_.content_width, normalisation_.scale[plane], normalisation_.bias[plane],
-                                 output(plane, y) + geometry_.content_x);
-      }
+      write(levels, y);
     }
   }
 

@@ -13,11 +13,11 @@ namespace {
 #define EDGEDET_ROW_LOOPS(Name, attribute, ACROSS_LINEAR, ACROSS_TRIANGLE, DOWN_TRIANGLE)                             \
   struct Name {                                                                                                       \
     static bool usable();                                                                                             \
-    attribute static void linear_gray(const std::uint8_t* row, const LinearColumns& columns, float* out) {            \
+    attribute static void linear_gray(const std::uint8_t* row, const LinearColumns& columns, std::int16_t* out) {     \
       linear_across<1, 1>(row, columns, out);                                                                         \
     }                                                                                                                 \
     template <int kStep>                                                                                              \
-    attribute static void linear(const std::uint8_t* row, const LinearColumns& columns, float* out) {                 \
+    attribute static void linear(const std::uint8_t* row, const LinearColumns& columns, std::int16_t* out) {          \
       ACROSS_LINEAR(row, columns, out);                                                                               \
     }                                                                                                                 \
     attribute static void triangle_gray(const std::uint8_t* row, const TriangleColumns& columns, std::uint8_t* out) { \
@@ -35,28 +35,17 @@ namespace {
                                std::uint32_t* out) {                                                                  \
       nv12_row(y, uv, width, out);                                                                                    \
     }                                                                                                                 \
-    template <typename Out>                                                                                           \
-    attribute static void between(const float* top, const float* bottom, float fraction, std::int32_t count,          \
-                                  float scale, float bias, Out* out) {                                                \
-      linear_down(top, bottom, fraction, count, scale, bias, out);                                                    \
+    attribute static void between(const std::int16_t* top, const std::int16_t* bottom, std::int32_t top_weight,       \
+                                  std::int32_t bottom_weight, std::int32_t count, std::uint8_t* out) {                \
+      linear_down(top, bottom, top_weight, bottom_weight, count, out);                                                \
     }                                                                                                                 \
     template <typename Out>                                                                                           \
     attribute static void levels(const std::uint8_t* from, std::int32_t count, float scale, float bias, Out* out) {   \
       normalise(from, count, scale, bias, out);                                                                       \
     }                                                                                                                 \
     static constexpr RowLoops table(const char* name) {                                                               \
-      return {name,                                                                                                   \
-              usable,                                                                                                 \
-              linear_gray,                                                                                            \
-              linear<3>,                                                                                              \
-              linear<4>,                                                                                              \
-              triangle_gray,                                                                                          \
-              triangle<3>,                                                                                            \
-              triangle<4>,                                                                                            \
-              down,                                                                                                   \
-              nv12,                                                                                                   \
-              {between<float>, levels<float>},                                                                        \
-              {between<std::uint16_t>, levels<std::uint16_t>}};                                                       \
+      return {name,        usable,  linear_gray, linear<3>, linear<4>,     triangle_gray,        triangle<3>,         \
+              triangle<4>, between, down,        nv12,      levels<float>, levels<std::uint16_t>};                    \
     }                                                                                                                 \
   };
 

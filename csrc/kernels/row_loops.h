@@ -8,17 +8,9 @@
 
 namespace edgedet::kernel {
 
-// What a row of output values is written as.
-template <typename Out>
-struct OutputLoops {
-  void (*linear_down)(const float* top, const float* bottom, float fraction, std::int32_t count, float scale,
-                      float bias, Out* out);
-  void (*normalise)(const std::uint8_t* levels, std::int32_t count, float scale, float bias, Out* out);
-};
-
 // See rows.h for what each does.
 struct RowLoops {
-  using Linear = void (*)(const std::uint8_t* row, const LinearColumns& columns, float* out);
+  using Linear = void (*)(const std::uint8_t* row, const LinearColumns& columns, std::int16_t* out);
   using Triangle = void (*)(const std::uint8_t* row, const TriangleColumns& columns, std::uint8_t* out);
 
   const char* name;
@@ -30,11 +22,13 @@ struct RowLoops {
   Triangle triangle_gray;
   Triangle triangle_packed;
   Triangle triangle_spaced;
+  void (*linear_down)(const std::int16_t* top, const std::int16_t* bottom, std::int32_t top_weight,
+                      std::int32_t bottom_weight, std::int32_t count, std::uint8_t* out);
   void (*triangle_down)(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps,
                         std::int32_t count, std::uint8_t* out);
   void (*nv12)(const std::uint8_t* y, const std::uint8_t* uv, std::int32_t width, std::uint32_t* out);
-  OutputLoops<float> to_float;
-  OutputLoops<std::uint16_t> to_half;
+  void (*to_float)(const std::uint8_t* levels, std::int32_t count, float scale, float bias, float* out);
+  void (*to_half)(const std::uint8_t* levels, std::int32_t count, float scale, float bias, std::uint16_t* out);
 };
 
 // All of them; the last one is usable everywhere.

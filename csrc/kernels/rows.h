@@ -20,9 +20,9 @@ constexpr int kSourcePadding = kRowPadding;
 
 // One entry per output column, padded like row buffers.
 struct LinearColumns {
-  const std::int32_t* offset;  // of the first tap, in bytes
-  const float* fraction;       // weight of the second tap
-  std::int32_t count;          // padded
+  const std::int32_t* offset;    // of the first tap, in bytes
+  const std::uint32_t* weights;  // of the first tap | of the second << 16
+  std::int32_t count;            // padded
 };
 
 struct TriangleColumns {
@@ -34,13 +34,13 @@ struct TriangleColumns {
 
 // kStep: bytes from pixel to pixel (1 grey, 3 RGB, 4 RGB and a spare byte); kPlanes: how many of them are channels.
 template <int kStep, int kPlanes>
-EDGEDET_INLINE void linear_across(const std::uint8_t* row, const LinearColumns& columns, float* out) {
+EDGEDET_INLINE void linear_across(const std::uint8_t* row, const LinearColumns& columns, std::int16_t* out) {
   for (std::int32_t x = 0; x < columns.count; ++x) {
     const std::uint8_t* first = row + columns.offset[x];
-    const float fraction = columns.fraction[x];
+    const auto first_weight = static_cast<std::int32_t>(columns.weights[x] & 0xFFFFU);
+    const auto second_weight = static_cast<std::int32_t>(columns.weights[x] >> 16);
     for (int plane = 0; plane < kPlanes; ++plane) {
-      out[plane * columns.count + x] =
-          lerp(static_cast<float>(first[plane]), static_cast<float>(first[plane + kStep]), fraction);
+      out[plane * columns.count + x] = across_level(first[plane], first[plane + kStep], first_weight, second_weight);
     }
   }
 }
@@ -62,14 +62,11 @@ EDGEDET_INLINE void triangle_across(const std::uint8_t* row, const TriangleColum
   }
 }
 
-EDGEDET_INLINE void put(float value, float* out) { *out = value; }
-EDGEDET_INLINE void put(float value, std::uint16_t* out) { *out = to_half(value); }
-
-template <typename Out>
-EDGEDET_INLINE void linear_down(const float* __restrict top, const float* __restrict bottom, float fraction,
-                                std::int32_t count, float scale, float bias, Out* __restrict out) {
+EDGEDET_INLINE void linear_down(const std::int16_t* __restrict top, const std::int16_t* __restrict bottom,
+                                std::int32_t top_weight, std::int32_t bottom_weight, std::int32_t count,
+                                std::uint8_t* __restrict out) {
   for (std::int32_t x = 0; x < count; ++x) {
-    put(normalised(lerp(top[x], bottom[x], fraction), scale, bias), out + x);
+    out[x] = down_level(top[x], bottom[x], top_weight, bottom_weight);
   }
 }
 
@@ -84,6 +81,9 @@ EDGEDET_INLINE void triangle_down(const std::uint8_t* const* rows, const std::in
     out[x] = rounded_byte(sum);
   }
 }
+
+EDGEDET_INLINE void put(float value, float* out) { *out = value; }
+EDGEDET_INLINE void put(float value, std::uint16_t* out) { *out = to_half(value); }
 
 template <typename Out>
 EDGEDET_INLINE void normalise(const std::uint8_t* __restrict levels, std::int32_t count, float scale, float bias,

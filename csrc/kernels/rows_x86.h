@@ -25,40 +25,41 @@ EDGEDET_INLINE long long load_eight(const std::uint8_t* from) {
   return value;
 }
 
-// Two pixels (a lane each) interpolated: red, green, blue, spare.
+// Two pixels (a lane each) interpolated: red, green, blue, spare. weights: of the low and of the high pixel.
 template <int kStep>
-EDGEDET_AVX2 EDGEDET_INLINE __m256 linear_pair(const std::uint8_t* low, const std::uint8_t* high, __m256 fraction) {
+EDGEDET_AVX2 EDGEDET_INLINE __m256i linear_pair(const std::uint8_t* low, const std::uint8_t* high, __m256i weights) {
   const __m128i bytes = _mm_set_epi64x(load_eight(high), load_eight(low));
-  // First taps of both pixels to the low half, second taps to the high half.
-  const __m128i taps =
-      kStep == 3 ? _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, 3, 4, 5, -1, 11, 12, 13, -1))
-                 : _mm_shuffle_epi32(bytes, _MM_SHUFFLE(3, 1, 2, 0));
-  const __m256i first = _mm256_cvtepu8_epi32(taps);
-  const __m256i second = _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(taps, taps));
-  const __m256 difference = _mm256_cvtepi32_ps(_mm256_sub_epi32(second, first));
-  return _mm256_add_ps(_mm256_cvtepi32_ps(first), _mm256_mul_ps(difference, fraction));
+  // First and second taps side by side.
+  const __m128i order = kStep == 3 ? _mm_setr_epi8(0, 3, 1, 4, 2, 5, -1, -1, 8, 11, 9, 12, 10, 13, -1, -1)
+                                   : _mm_setr_epi8(0, 4, 1, 5, 2, 6, -1, -1, 8, 12, 9, 13, 10, 14, -1, -1);
+  const __m256i taps = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(bytes, order));
+  return _mm256_srli_epi32(_mm256_madd_epi16(taps, weights), 4);
 }
 
 template <int kStep>
-EDGEDET_AVX2 EDGEDET_INLINE void linear_across_avx2(const std::uint8_t* row, const LinearColumns& columns, float* out) {
-  float* const green = out + columns.count;
-  float* const blue = green + columns.count;
+EDGEDET_AVX2 EDGEDET_INLINE void linear_across_avx2(const std::uint8_t* row, const LinearColumns& columns,
+                                                    std::int16_t* out) {
+  std::int16_t* const green = out + columns.count;
+  std::int16_t* const blue = green + columns.count;
   const __m256i even_spread = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2);
   const __m256i odd_spread = _mm256_setr_epi32(1, 1, 1, 1, 3, 3, 3, 3);
+  const __m256i by_plane = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, -1, -1, -1, -1,  //
+                                            0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, -1, -1, -1, -1);
+  const __m256i join = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   for (std::int32_t x = 0; x < columns.count; x += 4) {
     const std::int32_t* offset = columns.offset + x;
-    const __m256 fraction = _mm256_castps128_ps256(_mm_loadu_ps(columns.fraction + x));
-    const __m256 even =
-        linear_pair<kStep>(row + offset[0], row + offset[2], _mm256_permutevar8x32_ps(fraction, even_spread));
-    const __m256 odd =
-        linear_pair<kStep>(row + offset[1], row + offset[3], _mm256_permutevar8x32_ps(fraction, odd_spread));
-    const __m256d red_green = _mm256_castps_pd(_mm256_unpacklo_ps(even, odd));
-    const __m256d blue_spare = _mm256_castps_pd(_mm256_unpackhi_ps(even, odd));
-    const __m256 planes = _mm256_castpd_ps(_mm256_permute4x64_pd(red_green, _MM_SHUFFLE(3, 1, 2, 0)));
-    const __m256 last = _mm256_castpd_ps(_mm256_permute4x64_pd(blue_spare, _MM_SHUFFLE(3, 1, 2, 0)));
-    _mm_storeu_ps(out + x, _mm256_castps256_ps128(planes));
-    _mm_storeu_ps(green + x, _mm256_extractf128_ps(planes, 1));
-    _mm_storeu_ps(blue + x, _mm256_castps256_ps128(last));
+    const __m256i weights =
+        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns.weights + x)));
+    const __m256i even =
+        linear_pair<kStep>(row + offset[0], row + offset[2], _mm256_permutevar8x32_epi32(weights, even_spread));
+    const __m256i odd =
+        linear_pair<kStep>(row + offset[1], row + offset[3], _mm256_permutevar8x32_epi32(weights, odd_spread));
+    const __m256i pairs = _mm256_shuffle_epi8(_mm256_packs_epi32(even, odd), by_plane);
+    const __m256i planes = _mm256_permutevar8x32_epi32(pairs, join);
+    const __m128i red_green = _mm256_castsi256_si128(planes);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + x), red_green);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(green + x), _mm_unpackhi_epi64(red_green, red_green));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(blue + x), _mm256_extracti128_si256(planes, 1));
   }
 }
 
@@ -139,34 +140,38 @@ EDGEDET_AVX512 EDGEDET_INLINE void triangle_across_avx512(const std::uint8_t* ro
   }
 }
 
-// Four pixels at a time: a byte permutation gathers, widens and sorts by plane in one step.
+// Eight pixels at a time: a byte permutation gathers, widens and sorts by plane in one step.
 template <int kStep>
 EDGEDET_AVX512 EDGEDET_INLINE void linear_across_avx512(const std::uint8_t* row, const LinearColumns& columns,
-                                                        float* out) {
-  float* const green = out + columns.count;
-  float* const blue = green + columns.count;
-  alignas(64) std::uint8_t index[64] = {};
-  for (int plane = 0; plane < 3; ++plane) {
-    for (int pixel = 0; pixel < 4; ++pixel) {
-      index[4 * (4 * plane + pixel)] = static_cast<std::uint8_t>(8 * pixel + plane);
+                                                        std::int16_t* out) {
+  std::int16_t* const green = out + columns.count;
+  std::int16_t* const blue = green + columns.count;
+  alignas(64) std::uint8_t index[64] = {};  // red, then green: first tap, zero, second tap, zero of each pixel
+  for (int pixel = 0; pixel < 8; ++pixel) {
+    for (int plane = 0; plane < 2; ++plane) {
+      std::uint8_t* const word = index + 4 * (8 * plane + pixel);
+      word[0] = static_cast<std::uint8_t>(8 * pixel + plane);
+      word[2] = static_cast<std::uint8_t>(8 * pixel + plane + kStep);
     }
   }
-  constexpr __mmask64 kLowBytes = 0x0000111111111111ULL;
-  const __m512i first_index = _mm512_load_si512(index);
-  const __m512i second_index = _mm512_add_epi8(first_index, _mm512_set1_epi8(kStep));
-  for (std::int32_t x = 0; x < columns.count; x += 4) {
+  constexpr __mmask64 kLowBytes = 0x5555555555555555ULL;
+  const __m512i red_green_index = _mm512_load_si512(index);
+  const __m512i blue_index = _mm512_add_epi8(red_green_index, _mm512_set1_epi8(2));  // its first half is of use
+  for (std::int32_t x = 0; x < columns.count; x += 8) {
     const std::int32_t* offset = columns.offset + x;
-    const __m256i pixels = _mm256_set_epi64x(load_eight(row + offset[3]), load_eight(row + offset[2]),
-                                             load_eight(row + offset[1]), load_eight(row + offset[0]));
-    const __m512i bytes = _mm512_castsi256_si512(pixels);
-    const __m512i first = _mm512_maskz_permutexvar_epi8(kLowBytes, first_index, bytes);
-    const __m512i second = _mm512_maskz_permutexvar_epi8(kLowBytes, second_index, bytes);
-    const __m512 fraction = _mm512_broadcast_f32x4(_mm_loadu_ps(columns.fraction + x));
-    const __m512 difference = _mm512_cvtepi32_ps(_mm512_sub_epi32(second, first));
-    const __m512 levels = _mm512_add_ps(_mm512_cvtepi32_ps(first), _mm512_mul_ps(difference, fraction));
-    _mm_storeu_ps(out + x, _mm512_castps512_ps128(levels));
-    _mm_storeu_ps(green + x, _mm512_extractf32x4_ps(levels, 1));
-    _mm_storeu_ps(blue + x, _mm512_extractf32x4_ps(levels, 2));
+    const __m512i bytes =
+        _mm512_set_epi64(load_eight(row + offset[7]), load_eight(row + offset[6]), load_eight(row + offset[5]),
+                         load_eight(row + offset[4]), load_eight(row + offset[3]), load_eight(row + offset[2]),
+                         load_eight(row + offset[1]), load_eight(row + offset[0]));
+    const __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns.weights + x));
+    const __m512i red_green = _mm512_maskz_permutexvar_epi8(kLowBytes, red_green_index, bytes);
+    const __m256i only_blue = _mm512_castsi512_si256(_mm512_maskz_permutexvar_epi8(kLowBytes, blue_index, bytes));
+    const __m512i sums = _mm512_srli_epi32(_mm512_madd_epi16(red_green, _mm512_broadcast_i64x4(weights)), 4);
+    const __m256i blue_sums = _mm256_srli_epi32(_mm256_madd_epi16(only_blue, weights), 4);
+    const __m256i levels = _mm512_cvtepi32_epi16(sums);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + x), _mm256_castsi256_si128(levels));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(green + x), _mm256_extracti128_si256(levels, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(blue + x), _mm256_cvtepi32_epi16(blue_sums));
   }
 }
 
