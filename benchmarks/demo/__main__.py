@@ -135,7 +135,7 @@ def collect(pipeline: Pipeline) -> Report:
     steps = [record for record in records if record["kind"] == "step"]
     return Report(
         classes=tuple(spec["classes"]),
-        dataset=f"{SCENES.train} drawn scenes of {len(CLASSES)} kinds of parts for training, {SCENES.val} for validation.",
+        dataset=f"{SCENES.train} drawn scenes of {len(CLASSES)} parts for training, {SCENES.val} for validation.",
         best=verdict["verdict"]["best"].upper(),
         reason=reason(verdict),
         variants=tuple(variants),
