@@ -9,6 +9,7 @@
 #include <mutex>
 #include <utility>
 
+#include <openvino/frontend/manager.hpp>
 #include <openvino/openvino.hpp>
 
 #include "common/affinity.h"
@@ -24,8 +25,9 @@ using Clock = std::chrono::steady_clock;
 double milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
 
 // OpenVINO's own exceptions stop here: they become Error(kind) with `what` in front. Our own pass through.
-template <typename Function>
-auto guarded(ErrorKind kind, const std::string& what, Function&& function) {
+// `what` is a string or a literal; a literal costs nothing unless it is needed.
+template <typename Text, typename Function>
+auto guarded(ErrorKind kind, const Text& what, Function&& function) {
   try {
     return std::forward<Function>(function)();
   } catch (const Error&) {
@@ -33,7 +35,7 @@ auto guarded(ErrorKind kind, const std::string& what, Function&& function) {
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& error) {
-    throw Error(kind, what + ": OpenVINO says: " + error.what());
+    throw Error(kind, std::string(what) + ": OpenVINO says: " + error.what());
   }
 }
 
@@ -41,6 +43,19 @@ auto guarded(ErrorKind kind, const std::string& what, Function&& function) {
 ov::Core& core() {
   static auto* instance = new ov::Core;
   return *instance;
+}
+
+// Only ONNX: Core::read_model would try every format OpenVINO knows, some of which print when they fail.
+std::shared_ptr<ov::Model> read_onnx(const std::string& path) {
+  static std::mutex mutex;
+  static auto* formats = new ov::frontend::FrontEndManager;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const ov::frontend::FrontEnd::Ptr onnx = formats->load_by_framework("onnx");
+  std::shared_ptr<ov::Model> model = onnx->convert(onnx->load(path));
+  if (model->outputs().empty()) {
+    throw Error(ErrorKind::kModel, path + ": expected an ONNX network, got a file that holds none");
+  }
+  return model;
 }
 
 std::string numpy_name(const ov::element::Type& type) {
@@ -179,7 +194,7 @@ class OpenvinoBackend final : public Backend {
     decode_.top_k = options.max_detections;
     decode_.score_threshold = options.score_threshold;
     const auto model =
-        guarded(ErrorKind::kModel, path + ": cannot be read as a network", [&] { return core().read_model(path); });
+        guarded(ErrorKind::kModel, path + ": cannot be read as a network", [&] { return read_onnx(path); });
     guarded(ErrorKind::kModel, path + ": does not fit model.json", [&] { prepare(*model, spec, path); });
     compiled_ = guarded(ErrorKind::kBackend, path + ": cannot be compiled for the CPU",
                         [&] { return compile(with_float_ports(model, spec), options); });
@@ -469,7 +484,7 @@ std::unique_ptr<Backend> make(const ModelSpec& spec, const std::string& model, c
 
 ModelPorts inspect_onnx(const std::string& path) {
   return openvino::guarded(ErrorKind::kModel, path + ": cannot be read as an ONNX model", [&] {
-    const std::shared_ptr<const ov::Model> model = openvino::core().read_model(path);
+    const std::shared_ptr<const ov::Model> model = openvino::read_onnx(path);
     ModelPorts ports;
     for (const auto& port : model->inputs()) {
       ports.inputs.push_back(openvino::describe(port));

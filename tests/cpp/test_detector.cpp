@@ -1,0 +1,297 @@
+// The detector on OpenVINO; in a build without it, what it says instead.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "edgedet/detector.h"
+#include "kernels/ops.h"
+#include "tiny_bundle.h"
+
+using namespace edgedet;  // NOLINT(google-build-using-namespace)
+using edgedet::test::kClasses;
+using edgedet::test::kPixels;
+using edgedet::test::kQueries;
+using edgedet::test::kSide;
+
+namespace {
+
+bool available() {
+  for (const BackendInfo& info : backends()) {
+    if (info.name == "openvino" && info.available) {
+      return true;
+    }
+  }
+  return false;
+}
+
+struct Images {
+  explicit Images(int count) {
+    for (int i = 0; i < count; ++i) {
+      const int width = 5 + 7 * i;
+      const int height = 60 - 5 * i;
+      pixels.push_back(test::picture(width, height, static_cast<unsigned>(i)));
+      ImageView view;
+      view.data = pixels.back().data();
+      view.width = width;
+      view.height = height;
+      view.stride = width * 3;
+      views.push_back(view);
+    }
+  }
+  std::vector<std::vector<std::uint8_t>> pixels;
+  std::vector<ImageView> views;
+};
+
+bool same(const std::vector<Detection>& a, const std::vector<Detection>& b) {
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const Detection& x, const Detection& y) {
+           return std::memcmp(&x, &y, sizeof(Detection)) == 0;
+         });
+}
+
+DetectorOptions with_mode(PerformanceMode mode, int requests) {
+  DetectorOptions options;
+  options.mode = mode;
+  options.requests = requests;
+  options.threads = 2;
+  return options;
+}
+
+}  // namespace
+
+TEST(detector_equals_plain_loops) {
+  if (!available()) {
+    return;
+  }
+  const test::TinyNetwork network = test::tiny_network();
+  const test::TemporaryFolder folder;
+  write_bundle(folder, network);
+  const Detector detector(folder.path());
+  CHECK(detector.backend() == "openvino" && detector.precision() == "fp32");
+  CHECK(detector.threads() >= 1 && detector.requests() == 1 && !detector.device().empty());
+  const Images images(6);
+  std::vector<std::vector<Detection>> out;
+  StageTimes times;
+  detector.detect(images.views.data(), images.views.size(), out, &times);
+  CHECK(out.size() == 6);
+  CHECK(times.preprocess > 0.0 && times.inference > 0.0 && times.decode > 0.0);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    std::vector<float> input(kPixels);
+    ops::PreprocessWorkspace workspace;
+    const Geometry geometry = ops::preprocess_cpu(images.views[i], detector.info().preprocess, DType::kFloat32,
+                                                  input.data(), workspace, nullptr);
+    const test::TinyOutput expected = run(network, input);
+    CHECK(out[i].size() == static_cast<std::size_t>(kQueries * kClasses));
+    // Scores may differ in the last digits, so rows are matched by the box that the label's query gives.
+    for (const Detection& found : out[i]) {
+      const bool matched = [&] {
+        for (int q = 0; q < kQueries; ++q) {
+          const auto* box = &expected.boxes[static_cast<std::size_t>(q * 4)];
+          const float x0 = source_x(geometry, (box[0] - box[2] / 2.F) * kSide);
+          const float y1 = source_y(geometry, (box[1] + box[3] / 2.F) * kSide);
+          const float logit = expected.logits[static_cast<std::size_t>(q * kClasses + found.label)];
+          const float score = 1.F / (1.F + std::exp(-logit));
+          if (std::abs(x0 - found.x0) < 1e-2F && std::abs(y1 - found.y1) < 1e-2F &&
+              std::abs(score - found.score) < 1e-4F) {
+            return true;
+          }
+        }
+        return false;
+      }();
+      CHECK(matched);
+    }
+    for (std::size_t r = 1; r < out[i].size(); ++r) {
+      CHECK(out[i][r - 1].score >= out[i][r].score);
+    }
+  }
+}
+
+TEST(detector_raw_outputs) {
+  if (!available()) {
+    return;
+  }
+  const test::TinyNetwork network = test::tiny_network();
+  const test::TemporaryFolder folder;
+  write_bundle(folder, network);
+  const Detector detector(folder.path());
+  std::vector<float> input(2 * kPixels);
+  for (std::size_t i = 0; i < input.size(); ++i) {
+    input[i] = static_cast<float>(i % 17) / 17.F;
+  }
+  const std::vector<Tensor> outputs = detector.infer(input.data(), 2);
+  CHECK(outputs.size() == 2);
+  for (const Tensor& output : outputs) {
+    CHECK(output.shape[0] == 2 && output.shape[1] == kQueries);
+    for (std::size_t image = 0; image < 2; ++image) {
+      const std::vector<float> one(input.begin() + static_cast<std::ptrdiff_t>(image * kPixels),
+                                   input.begin() + static_cast<std::ptrdiff_t>((image + 1) * kPixels));
+      const test::TinyOutput expected = run(network, one);
+      const std::vector<float>& values = output.name == "logits" ? expected.logits : expected.boxes;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        CHECK(std::abs(output.values[image * values.size() + i] - values[i]) < 1e-4F);
+      }
+    }
+  }
+  bool has_product = false;
+  for (const ExecutionNode& node : detector.execution_graph()) {
+    has_product = has_product || (node.type == "FullyConnected" && node.precision == "f32");
+  }
+  CHECK(has_product);
+}
+
+// Eight threads on one detector, single images and batches, in both modes: always the bits of the serial run.
+TEST(detector_threads) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder folder;
+  write_bundle(folder, test::tiny_network());
+  const Images images(8);
+  std::vector<std::vector<Detection>> expected;
+  Detector(folder.path(), with_mode(PerformanceMode::kLatency, 0))
+      .detect(images.views.data(), images.views.size(), expected);
+  for (const auto& [mode, requests] :
+       {std::pair(PerformanceMode::kLatency, 1), std::pair(PerformanceMode::kLatency, 3),
+        std::pair(PerformanceMode::kThroughput, 0), std::pair(PerformanceMode::kThroughput, 4)}) {
+    const Detector detector(folder.path(), with_mode(mode, requests));
+    CHECK(requests == 0 || detector.requests() == requests);
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < 8; ++t) {
+      threads.emplace_back([&, t] {
+        std::vector<std::vector<Detection>> out;
+        for (std::size_t turn = 0; turn < 20; ++turn) {
+          const std::size_t first = (t + turn) % 8;
+          const std::size_t count = 1 + (t * turn) % (8 - first);
+          detector.detect(&images.views[first], count, out);
+          for (std::size_t i = 0; i < count; ++i) {
+            wrong += same(out[i], expected[first + i]) ? 0 : 1;
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+// A failing image leaves the detector usable and no request lost.
+TEST(detector_survives_bad_input) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder folder;
+  test::TinyNetwork network = test::tiny_network();
+  write_bundle(folder, network);
+  const Detector detector(folder.path(), with_mode(PerformanceMode::kThroughput, 2));
+  Images images(6);
+  std::vector<std::vector<Detection>> out;
+  detector.detect(nullptr, 0, out);
+  CHECK(out.empty());
+  CHECK_THROWS(ErrorKind::kInvalidInput, "null", detector.detect(nullptr, 1, out));
+  images.views[4].stride = 1;
+  for (int i = 0; i < 5; ++i) {
+    CHECK_THROWS(ErrorKind::kInvalidInput, "stride", detector.detect(images.views.data(), 6, out));
+  }
+  detector.detect(images.views.data(), 4, out);
+  CHECK(out.size() == 4 && !out[3].empty());
+
+  // NaN weights: every call fails, none hangs for want of a request.
+  network.class_weights[0] = std::nanf("");
+  const test::TemporaryFolder poisoned;
+  write_bundle(poisoned, network);
+  const Detector broken(poisoned.path(), with_mode(PerformanceMode::kThroughput, 2));
+  for (int i = 0; i < 5; ++i) {
+    CHECK_THROWS(ErrorKind::kModel, "NaN", broken.detect(images.views.data(), 4, out));
+  }
+}
+
+TEST(detector_options) {
+  const test::TemporaryFolder folder;
+  write_bundle(folder, test::tiny_network());
+  DetectorOptions options;
+  options.backend = "abacus";
+  CHECK_THROWS(ErrorKind::kInvalidInput, "expected auto or one of tensorrt, openvino, got \"abacus\"",
+               Detector(folder.path(), options));
+  options = {};
+  options.backend = "tensorrt";
+  CHECK_THROWS(ErrorKind::kBackend, "tensorrt is not available here", Detector(folder.path(), options));
+  options = {};
+  options.threads = -1;
+  CHECK_THROWS(ErrorKind::kInvalidInput, "threads: expected", Detector(folder.path(), options));
+  options = {};
+  options.score_threshold = std::nanf("");
+  CHECK_THROWS(ErrorKind::kInvalidInput, "score_threshold: expected", Detector(folder.path(), options));
+  options = {};
+  options.requests = 5000;
+  CHECK_THROWS(ErrorKind::kInvalidInput, "requests: expected", Detector(folder.path(), options));
+  options = {};
+  options.max_detections = -1;
+  CHECK_THROWS(ErrorKind::kInvalidInput, "max_detections: expected", Detector(folder.path(), options));
+  if (!available()) {
+    CHECK_THROWS(ErrorKind::kBackend, "OpenVINO", Detector(folder.path()));
+    CHECK_THROWS(ErrorKind::kBackend, "OpenVINO", inspect_onnx(folder.path() + "/model.onnx"));
+    return;
+  }
+  options = {};
+  options.precision = "int8";
+  CHECK_THROWS(ErrorKind::kBundle, "no int8 model", Detector(folder.path(), options));
+  options = {};
+  options.max_detections = 7;
+  options.score_threshold = 0.25F;
+  const Images images(1);
+  std::vector<std::vector<Detection>> out;
+  Detector(folder.path(), options).detect(images.views.data(), 1, out);
+  CHECK(out[0].size() <= 7);
+  CHECK(std::all_of(out[0].begin(), out[0].end(), [](const Detection& d) { return d.score >= 0.25F; }));
+}
+
+// The network and model.json disagree, or the network is none: a model error that names what was expected.
+TEST(detector_wrong_model) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder folder;
+  const std::string model = to_onnx(test::tiny_network());
+  const std::pair<const char*, std::pair<const char*, const char*>> table[] = {
+      {"\"name\": \"images\"",
+       {"\"name\": \"pixels\"", "expected an input named \"pixels\" as in model.json, got: images"}},
+      {"\"logits\": \"logits\"", {"\"logits\": \"classes\"", "expected an output named \"classes\""}},
+      {"\"width\": 8", {"\"width\": 9", "of shape [1,3,8,9] as in model.json, got [?,3,8,8]"}},
+      {"[\"a\", \"b\", \"c\"]", {"[\"a\", \"b\"]", "of shape [1,10,2] as in model.json, got [1,10,3]"}},
+  };
+  for (const auto& [from, to_and_message] : table) {
+    folder.write("model.onnx", model);
+    std::string text = test::model_json(model);
+    text.replace(text.find(from), std::strlen(from), to_and_message.first);
+    if (std::strstr(from, "\"c\"") != nullptr) {
+      text.replace(text.find("[1, 5, 7]"), 9, "[1, 5]");
+    }
+    folder.write("model.json", text);
+    CHECK_THROWS(ErrorKind::kModel, to_and_message.second, Detector(folder.path()));
+  }
+  for (const std::string& junk : {std::string("junk"), std::string(), model.substr(0, model.size() / 2)}) {
+    folder.write("model.onnx", junk);
+    folder.write("model.json", test::model_json(junk));
+    CHECK_THROWS(ErrorKind::kModel, "model.onnx", Detector(folder.path()));
+    CHECK_THROWS(ErrorKind::kModel, "model.onnx", inspect_onnx(folder.path() + "/model.onnx"));
+  }
+}
+
+TEST(inspect_ports) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder folder;
+  write_bundle(folder, test::tiny_network());
+  const ModelPorts ports = inspect_onnx(folder.path() + "/model.onnx");
+  CHECK(ports.inputs.size() == 1 && ports.outputs.size() == 2);
+  CHECK(ports.inputs[0].name == "images" && ports.inputs[0].dtype == "float32");
+  CHECK((ports.inputs[0].shape == std::vector<std::int64_t>{kDynamic, 3, kSide, kSide}));
+}
