@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
 from training.checkpoint import load_weights, read_description
@@ -66,12 +64,11 @@ def evaluate_checkpoint(
 def export_checkpoint(path: Path, bundle: Path, *, name: str | None) -> Path:
     """Writes a run's best weights, or a checkpoint, as a bundle. Returns its folder."""
     loaded = load_checkpoint(path)
-    with torch.no_grad():
-        return write_bundle_from_model(
-            loaded.model,
-            bundle,
-            name=name or loaded.name,
-            input=loaded.spec,
-            classes=loaded.categories.names,
-            category_ids=loaded.categories.ids,
-        )
+    return write_bundle_from_model(
+        loaded.model,
+        bundle,
+        name=name or loaded.name,
+        input=loaded.spec,
+        classes=loaded.categories.names,
+        category_ids=loaded.categories.ids,
+    )

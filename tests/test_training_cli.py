@@ -1,0 +1,130 @@
+"""`python -m training` as a user runs it: exit codes, messages, and the way to a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_data import IDS, NAMES, make_dataset
+
+from edgedet import Detector, read_image
+from edgedet.bundle import load_model_json
+from training.checkpoint import read_description
+from training.cli import build_parser, main
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--size", "160", "--epochs", "2", "--batch", "3", "--denoising", "8", "--threads", "1", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", str(data), "--out", str(folder), *TINY]) == 0
+    return folder
+
+
+def test_checkpoints_say_what_they_are(run: Path) -> None:
+    description = read_description(run / "best.safetensors")
+    assert description is not None
+    assert (description["model"], description["size"]) == ("atto", 160)
+    assert (tuple(description["classes"]), tuple(description["category_ids"])) == (NAMES, IDS)
+    assert description["metrics"]["AP"] >= 0
+
+
+def test_eval_repeats_the_figure_of_training(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run), "--json", str(tmp_path / "ap.json")]) == 0
+    metrics = json.loads((tmp_path / "ap.json").read_text())
+    assert "AP50" in capsys.readouterr().out
+    description = read_description(run / "best.safetensors")
+    assert description is not None
+    assert metrics == pytest.approx(description["metrics"], abs=1e-9)
+
+
+def test_export_makes_a_bundle_that_detects(run: Path, data: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    assert main(["export", str(run), "--out", str(bundle), "--name", "squares"]) == 0
+    spec = load_model_json(bundle)
+    assert (spec["name"], spec["classes"], spec["category_ids"]) == ("squares", list(NAMES), list(IDS))
+    assert (spec["input"]["width"], spec["input"]["height"], spec["input"]["filter"]) == (160, 160, "antialias")
+    image = read_image(next((data / "val" / "images").iterdir()))
+    detections = Detector(bundle, threads=1)(image)
+    assert len(detections) > 0
+    assert set(detections.names) <= set(NAMES)
+
+
+def test_resume_of_an_interrupted_process(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-u", "-m", "training", "train", str(data), "--out", str(folder), *TINY]
+    command[command.index("--epochs") + 1] = "500"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 1:"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) == 130
+    assert f"continue with --resume {folder}" in rest
+    assert json.loads((folder / "state.json").read_text())["step"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "data: expected a dataset folder"),
+        (["train", "absent"], "expected a folder, got absent"),
+        (["train", "absent", "--lr", "7"], "lr: expected a rate"),
+        (["train", "absent", "--device", "tpu"], "device: expected"),
+        (["train", "--resume", "absent"], "absent: expected a run folder with config.json"),
+        (["train", "--resume", "absent", "--lr", "0.1"], "--resume: expected no other option"),
+        (["eval", "absent.safetensors"], "expected a safetensors file, got none"),
+        (["eval", "."], "expected a run folder with best.safetensors"),
+        (["export", "absent.safetensors", "--out", "bundle"], "expected a safetensors file, got none"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_export_refuses_weights_without_a_description(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = shared / "models" / "deimv2_hgnetv2_atto_coco.safetensors"
+    assert main(["export", str(weights), "--out", "bundle"]) == 2
+    assert "expected a checkpoint that training wrote" in capsys.readouterr().err
+
+
+def test_every_option_of_the_configuration_has_a_flag() -> None:
+    from dataclasses import fields
+
+    from training.config import TrainConfig
+
+    arguments = vars(build_parser().parse_args(["train", "data"]))
+    assert {option.name for option in fields(TrainConfig)} <= arguments.keys()
+    parsed = build_parser().parse_args(
+        ["train", "d", "--size", "320", "--lr", "0.01", "--freeze", "a", "b", "--freeze-norm"]
+    )
+    assert (parsed.size, parsed.lr, parsed.freeze, parsed.freeze_norm) == (320, 0.01, ["a", "b"], True)
