@@ -83,7 +83,7 @@ def train_step(learner: Learner, batch: Batch, *, epoch: int, step: int) -> Step
             f"or train in fp32 (--precision fp32)"
         )
     learner.optimizer.zero_grad(set_to_none=True)
-    learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    learner.scaler.scale(loss).backward()
     learner.scaler.unscale_(learner.optimizer)
     parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, learner.clip if learner.clip > 0 else math.inf))
