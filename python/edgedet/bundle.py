@@ -288,8 +288,12 @@ def _read_model_json(folder: Path) -> dict[str, Any]:
 
 
 def _write_model_json(folder: Path, document: Mapping[str, Any]) -> None:
+    try:
+        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    except ValueError:
+        raise BundleError(f"{folder}: expected finite numbers in model.json, got NaN or infinity") from None
     staging = _beside(folder / "model.json")
-    staging.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    staging.write_text(text, encoding="utf-8")
     _flush(staging)
     staging.replace(folder / "model.json")
     _flush(folder)

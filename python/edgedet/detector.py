@@ -147,8 +147,9 @@ class Detector:
 
         Args:
             images: An image, or a list that may mix arrays and paths. Arrays are uint8: (H, W, 3) for "rgb" and "bgr",
-                (H, W) for "gray", (H * 3 / 2, W) or a tuple of planes (Y, UV) for "nv12". Arrays are not copied as
-                long as their rows are contiguous. A path is read with :func:`edgedet.read_image`.
+                (H, W) for "gray", (H * 3 / 2, W) or a tuple of planes (Y, UV) for "nv12". Arrays are not copied,
+                except views whose rows are not contiguous, such as ``image[..., ::-1]``. A path is read with
+                :func:`edgedet.read_image`.
             format: Pixel format of the arrays. Files are not affected by it.
 
         Returns:
@@ -216,11 +217,13 @@ class Detector:
 
 
 def _as_array(image: object, format: PixelFormat, index: int) -> NDArray[np.uint8]:
-    """Checks what the compiled module cannot name well; the pixels stay where they are."""
+    """Checks what the compiled module cannot name well; copies only what it cannot address."""
     if format == "nv12" and isinstance(image, tuple):
         return _join_planes(image, index)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == _DIMENSIONS[format]:
-        return image
+        row = image.strides[0]
+        packed = image.strides[1:] == ((3, 1) if image.ndim == 3 else (1,)) and row >= image[:1].size
+        return image if packed else np.ascontiguousarray(image)
     if isinstance(image, np.ndarray):
         got = f"an array of shape {image.shape} and type {image.dtype}"
         if image.dtype != np.uint8:

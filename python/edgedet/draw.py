@@ -41,16 +41,19 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, *, scores:
     scale = max(picture.size)
     line = max(2, round(scale / 400))
     font = ImageFont.load_default(size=max(11, scale / 50))
-    for found in reversed(list(detections)):
-        colour = class_colour(found.label)
+    upwards = list(detections)[::-1]
+    for found in upwards:
         x0, y0, x1, y1 = found.box
-        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=line)
+        outline = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
+        pen.rectangle(outline, outline=class_colour(found.label), width=line)
+    for found in upwards:  # after all boxes, so that no line strikes a label through
+        colour = class_colour(found.label)
         text = f"{found.name} {found.score:.2f}" if scores else found.name
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         width, height = right - left + 2 * line + 2, bottom - top + 2 * line + 2
         # Above the box where there is room, else inside it; never beyond the right edge.
-        at_x = max(0, min(x0, picture.width - width))
-        at_y = y0 - height if y0 >= height else y0
+        at_x = max(0, min(found.box[0], picture.width - width))
+        at_y = found.box[1] - height if found.box[1] >= height else found.box[1]
         pen.rectangle((at_x, at_y, at_x + width - 1, at_y + height - 1), fill=colour)
         ink = (0, 0, 0) if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128 else (255, 255, 255)
         pen.text((at_x + line + 1 - left, at_y + line + 1 - top), text, font=font, fill=ink)
