@@ -15,7 +15,7 @@ from training.models.distribution import distance_to_box, integral
 from training.models.layers import MLP, Activation, RMSNorm, SelfAttention, SwiGLU, prior_bias
 from training.models.outputs import DenoisingMeta, DetectorOutput, Prediction
 
-_EPS_LOGIT = 11.5129155  # log((1 - 1e-5) / 1e-5): where the published code's inverse sigmoid saturates.
+SATURATED_LOGIT = 11.5129155  # log((1 - 1e-5) / 1e-5): where the published code's inverse sigmoid saturates.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,8 @@ class Decoder(nn.Module):
         for layer in self.query_pos_head.layers:
             nn.init.xavier_uniform_(layer.weight)
 
-    def _anchors_for(self, shapes: list[Shape], device: torch.device) -> tuple[Tensor, Tensor]:
+    def anchors_for(self, shapes: list[Shape], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The stored anchors if the maps' (height, width) are those of the configured input size, else new ones."""
         if shapes == self._anchor_shapes:
             return self.anchors, self.valid_mask
         anchors, valid = make_anchors(shapes)
@@ -171,7 +172,7 @@ class Decoder(nn.Module):
 
     def _select_queries(self, memory: Tensor, shapes: list[Shape]) -> tuple[Tensor, Prediction]:
         """The best cells as queries: content (B, Q, D), and their logits and box logits."""
-        anchors, valid = self._anchors_for(shapes, memory.device)
+        anchors, valid = self.anchors_for(shapes, memory.device)
         memory = memory * valid
         logits = self.enc_score_head(memory)
         index = logits.amax(-1).topk(self.config.num_queries, dim=-1).indices.unsqueeze(-1)
@@ -249,7 +250,7 @@ class Decoder(nn.Module):
             states.append(x)
             logits = self.dec_score_head[index](x) if self.training or last else None
             if index == 0:
-                boxes = (self.pre_bbox_head(x) + box_logits.clamp(-_EPS_LOGIT, _EPS_LOGIT)).sigmoid()
+                boxes = (self.pre_bbox_head(x) + box_logits.clamp(-SATURATED_LOGIT, SATURATED_LOGIT)).sigmoid()
                 initial = boxes.detach()
                 pre = Prediction(logits, boxes) if self.training and logits is not None else None
             step = self.dec_bbox_head[index](x if previous is None else x + previous)

@@ -13,8 +13,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 Sampling = Literal["gather", "grid_sample", "discrete"]
-"""gather: bilinear by four gathers. grid_sample: bilinear by the framework's operator. discrete: the nearest cell, an
-approximation that only networks trained for it should use."""
+"""How a deployed network reads its maps. gather: bilinear by four gathers. grid_sample: bilinear by the framework's
+operator. discrete: one cell, an approximation that only networks trained for it should use."""
 
 Shape = tuple[int, int]
 

@@ -31,12 +31,13 @@ class RepBlock(nn.Module):
     def __init__(self, channels: int, activation: Activation) -> None:
         super().__init__()
         self.conv1 = ConvNorm(channels, channels, 3)
-        self.conv2 = ConvNorm(channels, channels, 1)
+        self.conv2: ConvNorm | None = ConvNorm(channels, channels, 1)
         self.act = activation_layer(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
-        return self.act(self.conv1(x) + self.conv2(x))  # type: ignore[no-any-return]
+        out = self.conv1(x)
+        return self.act(out if self.conv2 is None else out + self.conv2(x))  # type: ignore[no-any-return]
 
 
 class CSPLayer(nn.Module):
