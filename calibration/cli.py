@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     quantise.add_argument("--no-bias-correction", action="store_true", help="keep the biases of the float model")
     quantise.add_argument("--batch", type=int, default=4, metavar="N", help="images per run (default: 4)")
-    quantise.add_argument("--memory-mb", type=int, default=512, metavar="MB", help="bound on held tensors (default: 512)")
+    quantise.add_argument(
+        "--memory-mb", type=int, default=512, metavar="MB", help="bound on held tensors (default: 512)"
+    )
     quantise.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads, 0 for all (default)")
     quantise.set_defaults(run=_quantize)
 
@@ -86,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--annotations", type=Path, metavar="FILE", help="COCO file of the evaluation images")
     check.add_argument("--backend", choices=BACKENDS, default="openvino")
     check.add_argument("--max-drop", type=float, default=0.01, metavar="AP", help="largest loss of AP (default: 0.01)")
+    check.add_argument(
+        "--max-time-ratio", type=float, default=1.0, metavar="R", help="int8 must take less of the time (default: 1.0)"
+    )
     check.add_argument("--limit", type=int, default=0, metavar="N", help="first N images only (default: all)")
     check.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads, 0 for all (default)")
     check.add_argument(
@@ -147,7 +152,11 @@ def _verify(options: argparse.Namespace) -> int:
         print(state.text)
         return PASSED if state.passed else REFUSED
     settings = VerifyOptions(
-        backend=options.backend, max_drop=options.max_drop, limit=options.limit, threads=options.threads
+        backend=options.backend,
+        max_drop=options.max_drop,
+        max_time_ratio=options.max_time_ratio,
+        limit=options.limit,
+        threads=options.threads,
     )
     with _bar() as bar:
         report = verify(

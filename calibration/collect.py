@@ -12,7 +12,7 @@ import onnxruntime
 
 from calibration.graph import static_shapes
 from calibration.observers import Histogram
-from edgedet import InvalidInputError
+from edgedet import InvalidInputError, ModelError
 
 Batch = Mapping[str, npt.NDArray[np.generic]]
 
@@ -23,8 +23,9 @@ class Statistics:
     Channels are axis 1 of a rank-4 tensor (NCHW) and the last axis of any other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.histogram = Histogram()
+        self._name = name
         self._sums: npt.NDArray[np.float64] | None = None
         self._count = 0
 
@@ -36,8 +37,15 @@ class Statistics:
         return self._sums / self._count
 
     def update(self, values: npt.NDArray[np.float32]) -> None:
-        """Add one batch. Raises `InvalidInputError` for NaN or infinity."""
-        self.histogram.update(values)
+        """Add one batch.
+
+        Raises:
+            ModelError: the tensor holds NaN or infinity.
+        """
+        try:
+            self.histogram.update(values)
+        except InvalidInputError as cause:
+            raise ModelError(f"tensor '{self._name}': {cause}; the float model is broken on this set") from cause
         channel = 1 if values.ndim == 4 else values.ndim - 1
         others = tuple(axis for axis in range(values.ndim) if axis != channel)
         sums = values.sum(axis=others, dtype=np.float64)
@@ -51,7 +59,8 @@ class CollectOptions:
 
     Attributes:
         batch: images per run of the model, >= 1; models with a fixed batch axis use that instead.
-        memory_mb: bound on the intermediate tensors one run may return; the tensors are split into passes to keep to it.
+        memory_mb: bound on the intermediate tensors one run may return; the tensors are split into passes to keep to
+            it.
         threads: onnxruntime threads, 0 for its own choice.
     """
 
@@ -70,9 +79,7 @@ def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPr
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]
-    copy.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
-    )
+    copy.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors)
     return copy
 
 
@@ -85,7 +92,10 @@ def session(model: onnx.ModelProto, *, threads: int = 0) -> onnxruntime.Inferenc
 
 
 def passes(model: onnx.ModelProto, tensors: Sequence[str], options: CollectOptions) -> list[list[str]]:
-    """Split tensors into groups whose values for one batch fit the memory bound; unknown shapes count as the largest."""
+    """Split tensors into groups whose values for one batch fit the memory bound.
+
+    A tensor of unknown shape counts as the largest known one.
+    """
     shapes = static_shapes(model, batch=options.batch)
     sizes = {name: 4 * int(np.prod(shapes[name])) for name in tensors if name in shapes}
     largest = max(sizes.values(), default=0)
@@ -120,9 +130,10 @@ def collect(
         advance: told the number of images after each run.
 
     Raises:
-        InvalidInputError: a tensor turns NaN or infinite, or there is no batch.
+        InvalidInputError: there is no batch.
+        ModelError: a tensor turns NaN or infinite.
     """
-    statistics = {name: Statistics() for name in tensors}
+    statistics = {name: Statistics(name) for name in tensors}
     for group in passes(model, tensors, options):
         runner = session(with_outputs(model, group), threads=options.threads)
         wanted = {value.name for value in runner.get_inputs()}
@@ -131,10 +142,7 @@ def collect(
             seen = True
             feed = {name: value for name, value in batch.items() if name in wanted}
             for name, values in zip(group, runner.run(group, feed), strict=True):
-                try:
-                    statistics[name].update(values)
-                except InvalidInputError as cause:
-                    raise InvalidInputError(f"tensor '{name}': {cause}; the float model is broken on this set") from cause
+                statistics[name].update(values)
             advance(len(next(iter(batch.values()))))
         if not seen:
             raise InvalidInputError("expected at least one calibration image, got none; run `sample` first")

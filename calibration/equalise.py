@@ -1,10 +1,10 @@
 """Channel equalisation: rescale channels so that one scale per tensor fits them all. The float function stays the same.
 
-A convolution's output channel can be divided by any k > 0 in its weight and bias, and multiplied back in the input channel
-of the weights that read it, as long as everything in between commutes with a positive factor: ReLU, pooling, resizing,
-concatenation, slicing, additions (Nagel et al., "Data-free quantization through weight equalization and bias correction",
-2019; the exponent is SmoothQuant's alpha, Xiao et al. 2023). Channels of one tensor then have similar ranges, so fewer of
-the 256 levels are spent on the few channels that are large.
+A convolution's output channel can be divided by any k > 0 in its weight and bias, and multiplied back in the input
+channel of the weights that read it, as long as everything in between commutes with a positive factor: ReLU, pooling,
+resizing, concatenation, slicing, additions (Nagel et al., "Data-free quantization through weight equalization and bias
+correction", 2019; the exponent is SmoothQuant's alpha, Xiao et al. 2023). Channels of one tensor then have similar
+ranges, so fewer of the 256 levels are spent on the few channels that are large.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ChannelClasses:
             constant = next(name for name in node.input if name in graph.constants)
             return _per_channel(graph.constants[constant]) and self._tie(node.output[0], inputs[0])
         if kind == "Add" and len(inputs) == 2:
-            return all([self._tie(node.output[0], name) for name in inputs])
+            return self._tie(node.output[0], inputs[0]) and self._tie(node.output[0], inputs[1])
         if kind == "Concat" and attribute(node, "axis") == 1 and len(inputs) == len(node.input):
             start = 0
             for name in inputs:
@@ -122,9 +122,7 @@ class ChannelClasses:
         return False
 
 
-def equalise(
-    graph: Graph, placement: Placement, channel_ranges: Mapping[str, FloatVector], *, alpha: float
-) -> int:
+def equalise(graph: Graph, placement: Placement, channel_ranges: Mapping[str, FloatVector], *, alpha: float) -> int:
     """Rescale channels in place so that the channels of each quantised tensor have similar ranges.
 
     Args:
@@ -138,8 +136,8 @@ def equalise(
     """
     classes = ChannelClasses(graph)
     factor: dict[int, float] = {0: 1.0}
-    # The widest tensor decides for a channel that occurs in several (a branch and the concatenation it ends in): a factor
-    # common to all channels of the narrower one does not matter there.
+    # The widest tensor decides for a channel that occurs in several (a branch and the concatenation it ends in): a
+    # factor common to all channels of the narrower one does not matter there.
     for name in sorted(placement.activations, key=lambda name: -len(channel_ranges.get(name, ()))):
         members = classes.of(name)
         if members is None or name not in channel_ranges:
@@ -177,7 +175,7 @@ def _apply(graph: Graph, classes: ChannelClasses, factor: Mapping[int, float]) -
             if writes is not None:
                 weight = weight / writes.reshape((-1,) + (1,) * (weight.ndim - 1))
                 if len(node.input) > 2 and node.input[2]:
-                    _replace(graph, node, 2, graph.constants[node.input[2]] / writes)
+                    _replace(graph, node, 2, graph.constants[node.input[2]].astype(np.float64) / writes)
             _replace(graph, node, 1, weight)
         elif node.op_type == "Add":
             slots = [slot for slot, name in enumerate(node.input) if name in graph.constants]
@@ -200,8 +198,8 @@ def _per_channel(constant: npt.NDArray[np.generic]) -> bool:
     return constant.size == 1 or (constant.ndim in (3, 4) and constant.size == constant.shape[-3])
 
 
-def _as_channels(constant: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    return constant.reshape(1, -1, 1, 1)
+def _as_channels(constant: npt.NDArray[np.generic]) -> FloatVector:
+    return constant.astype(np.float64).reshape(1, -1, 1, 1)
 
 
 def _pads_with_zero(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -97,7 +97,9 @@ def load(path: Path) -> onnx.ModelProto:
                     "the checkpoint is broken, quantising cannot repair it"
                 )
     if any(node.op_type in ("QuantizeLinear", "FakeQuantize") for node in model.graph.node):
-        raise ModelError(f"{path}: expected a float model, got one that is quantised already; start from the float ONNX")
+        raise ModelError(
+            f"{path}: expected a float model, got one that is quantised already; start from the float ONNX"
+        )
     return model
 
 

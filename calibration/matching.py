@@ -11,9 +11,7 @@ import numpy.typing as npt
 from edgedet import Detections
 
 
-def pairwise_iou(
-    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
+def pairwise_iou(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Intersection over union of every pair.
 
     Args:
@@ -29,7 +27,8 @@ def pairwise_iou(
     areas_a = np.clip(a[:, 2:] - a[:, :2], 0.0, None).prod(axis=1)
     areas_b = np.clip(b[:, 2:] - b[:, :2], 0.0, None).prod(axis=1)
     union = areas_a[:, None] + areas_b[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    result: npt.NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return result
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Drift:
         score: detections of the float engine below it are not looked at.
         iou: overlap that makes a pair.
         detections: number of float detections looked at.
-        matched: share of them with a partner of the same class, in [0, 1]; 1 where there are none.
+        matched: share of them with a partner of the same class and at least half their score, in [0, 1]; 1 where there
+            are none.
         box_mean_px: mean over pairs of the largest coordinate difference, pixels of the source image.
         box_p95_px: 95th percentile of the same.
         score_mean: mean over pairs of |score difference|.
@@ -73,6 +73,7 @@ def drift(
         seen += len(confident)
         overlap = pairwise_iou(ours.boxes[confident], theirs.boxes)
         overlap[ours.labels[confident][:, None] != theirs.labels[None, :]] = 0.0
+        overlap[theirs.scores[None, :] < 0.5 * ours.scores[confident][:, None]] = 0.0
         rows, columns = np.nonzero(overlap >= iou)
         best_first = np.argsort(-overlap[rows, columns], kind="stable")
         used_rows: set[int] = set()

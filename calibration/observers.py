@@ -1,7 +1,7 @@
 """Observers: streaming statistics of one tensor, and the range that each method reads from them.
 
-One `Histogram` per tensor is filled in a single pass; every method (min-max, percentile, entropy, MSE) is a pure function
-of it, so trying another method costs no second pass over the images.
+One `Histogram` per tensor is filled in a single pass; every method (min-max, percentile, entropy, MSE) is a pure
+function of it, so trying another method costs no second pass over the images.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Range:
 class Histogram:
     """Counts of a tensor's values over bins that widen as larger values arrive; memory does not grow with the data.
 
-    The bins start on the extent of the first batch. When a value falls outside, the width of every bin doubles and pairs
-    of bins are merged, so counts stay exact and a bin edge never moves to a place that would split an old bin.
+    The bins start on the extent of the first batch. When a value falls outside, the width of every bin doubles and
+    pairs of bins are merged, so counts stay exact and a bin edge never moves to a place that would split an old bin.
     """
 
     def __init__(self, bins: int = BINS) -> None:
@@ -61,7 +61,7 @@ class Histogram:
     @property
     def edges(self) -> npt.NDArray[np.float64]:
         """Bin edges, `bins` + 1 values."""
-        return self._low + self._width * np.arange(self.bins + 1)
+        return self._low + self._width * np.arange(self.bins + 1, dtype=np.float64)
 
     @property
     def total(self) -> int:
@@ -113,9 +113,9 @@ def observe(histogram: Histogram, method: Method, *, percentile: float = 99.99) 
 
     Args:
         histogram: at least one value.
-        method: `minmax` the extent; `percentile` cuts (100 - percentile) / 2 percent at each end; `entropy` minimises the
-            Kullback-Leibler divergence between the clipped distribution and its 256-level version; `mse` minimises the
-            expected squared error of the 256-level grid.
+        method: `minmax` the extent; `percentile` cuts (100 - percentile) / 2 percent at each end; `entropy`
+            minimises the Kullback-Leibler divergence between the clipped distribution and its 256-level version;
+            `mse` minimises the expected squared error of the 256-level grid.
         percentile: kept share of values in percent, in (50, 100]; read by `percentile` only.
 
     Raises:
@@ -130,9 +130,9 @@ def observe(histogram: Histogram, method: Method, *, percentile: float = 99.99) 
             raise InvalidInputError(f"expected a percentile in (50, 100], got {percentile}")
         return _percentile(histogram, percentile)
     if method == "entropy":
-        return _search(histogram, entropy_loss)
+        return _search(histogram, _without_spikes(histogram.counts), entropy_loss)
     if method == "mse":
-        return _search(histogram, squared_loss)
+        return _search(histogram, histogram.counts, squared_loss)
     raise InvalidInputError(f"expected an observer of {', '.join(METHODS)}, got '{method}'")
 
 
@@ -177,12 +177,27 @@ def squared_loss(counts: npt.NDArray[np.int64], first: int, last: int) -> float:
 def _percentile(histogram: Histogram, percentile: float) -> Range:
     tail = (100.0 - percentile) / 200.0
     cumulative = np.concatenate([[0.0], np.cumsum(histogram.counts) / histogram.total])
-    low, high = np.interp([tail, 1.0 - tail], cumulative, histogram.edges)
-    low, high = max(float(low), histogram.minimum), min(float(high), histogram.maximum)
+    ends = np.interp([tail, 1.0 - tail], cumulative, histogram.edges)
+    low, high = max(float(ends[0]), histogram.minimum), min(float(ends[1]), histogram.maximum)
     return Range(min(low, 0.0), max(high, 0.0))
 
 
-def _search(histogram: Histogram, loss: Callable[[npt.NDArray[np.int64], int, int], float]) -> Range:
+def _without_spikes(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The counts with every bin that stands above both neighbours lowered to the larger of them.
+
+    ReLU, padding and constants put many values on single numbers. Such a number lies on one level whatever the
+    range, so it says nothing about the range; left in, it drowns the rest of the distribution (TensorRT drops its
+    zero bin for the same reason). A smooth distribution stays as it is.
+    """
+    beside = np.pad(counts, 1)
+    return np.minimum(counts, np.maximum(np.maximum(beside[:-2], beside[2:]), 1))
+
+
+def _search(
+    histogram: Histogram,
+    counts: npt.NDArray[np.int64],
+    loss: Callable[[npt.NDArray[np.int64], int, int], float],
+) -> Range:
     """Shrink the upper and the lower end in turn to the window of least loss; an end at zero stays there."""
     edges = histogram.edges
     zero = float(np.clip(-edges[0] / (edges[1] - edges[0]), 0, histogram.bins))
@@ -196,10 +211,10 @@ def _search(histogram: Histogram, loss: Callable[[npt.NDArray[np.int64], int, in
     for _ in range(2):
         floor = max(int(np.ceil(zero)), first + minimum_width)
         tops = [*range(highest, floor, -stride), floor] if floor < highest else [highest]
-        last = min(tops, key=lambda top: loss(histogram.counts, first, top))
+        last = min(tops, key=lambda top: loss(counts, first, top))
         ceiling = min(int(zero), last - minimum_width)
         bottoms = [*range(lowest, ceiling, stride), ceiling] if ceiling > lowest else [lowest]
-        first = min(bottoms, key=lambda bottom: loss(histogram.counts, bottom, last))
+        first = min(bottoms, key=lambda bottom: loss(counts, bottom, last))
     low = histogram.minimum if first == lowest else float(edges[first])
     high = histogram.maximum if last == highest else float(edges[last])
     return Range(min(low, 0.0), max(high, 0.0))

@@ -1,13 +1,13 @@
 """Which layers of a detection transformer are quantised. Rules read the graph; no rule reads a name.
 
-A layer is a Conv, MatMul or Gemm with a constant weight. What it feeds decides: the last layer before a sampling position,
-an attention or box distribution, a query selection or the result stays in float, because one grid step there moves a box
-or reorders queries, and those layers are a small part of the time. LayerNorm, softmax and TopK are never wrapped at all.
+A layer is a Conv, MatMul or Gemm with a constant weight. What it feeds decides: the last layer before a sampling
+position, an attention or box distribution, a query selection or the result stays in float, because one grid step
+there moves a box or reorders queries, and those layers are a small part of the time. LayerNorm, softmax and TopK are
+never wrapped at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +33,6 @@ class Layer:
         activation: tensor name of its input.
         weight: initializer name of its weight.
         axis: output-channel axis of the weight.
-        group: name of the group it is switched with, from the structure of the graph.
     """
 
     node: str
@@ -41,7 +40,6 @@ class Layer:
     activation: str
     weight: str
     axis: int
-    group: str
 
 
 @dataclass(frozen=True)
@@ -64,24 +62,6 @@ class Placement:
         """The tensors that need a range, without repeats, in graph order."""
         return tuple(dict.fromkeys(layer.activation for layer in self.layers))
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Group names in graph order."""
-        return tuple(dict.fromkeys(layer.group for layer in self.layers))
-
-    def without(self, groups: Iterable[str], reason: str) -> Placement:
-        """The same placement with some groups left in float.
-
-        Raises:
-            InvalidInputError: a group does not exist.
-        """
-        dropped = set(groups)
-        unknown = sorted(dropped - set(self.groups))
-        if unknown:
-            raise InvalidInputError(f"expected groups among {', '.join(self.groups)}, got {', '.join(unknown)}")
-        kept = tuple(KeptFloat(layer.node, reason) for layer in self.layers if layer.group in dropped)
-        return Placement(tuple(layer for layer in self.layers if layer.group not in dropped), self.kept + kept)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlacementOptions:
@@ -89,8 +69,10 @@ class PlacementOptions:
 
     Attributes:
         scope: `conv` convolutions only, `linear` matrix products only, or `all`.
-        minimum_channels: layers with fewer input or output channels stay in float; below the width of the int8 kernels
-            the conversions cost more than the product saves. Depthwise convolutions count their total channels.
+        minimum_channels: layers with fewer output channels stay in float, and so do matrix products with fewer input
+            channels: below the width of the int8 kernels the conversions cost more than the product saves. A
+                convolution
+            may read fewer, for the image has three.
     """
 
     scope: Scope = "conv"
@@ -121,10 +103,9 @@ def place(graph: Graph, options: PlacementOptions) -> Placement:
                 activation=node.input[1 - slot],
                 weight=node.input[slot],
                 axis=_output_axis(node),
-                group="",
             )
         )
-    return Placement(tuple(_grouped(graph, layers)), tuple(kept))
+    return Placement(tuple(layers), tuple(kept))
 
 
 def weight_slot(graph: Graph, node: onnx.NodeProto) -> int | None:
@@ -152,12 +133,8 @@ def _refusal(graph: Graph, node: onnx.NodeProto, slot: int, options: PlacementOp
         return f"weight is {weight.dtype}, not float32"
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0)):
         return "Gemm with alpha or transA"
-    axis = _output_axis(node)
-    outputs = weight.shape[axis]
-    inputs = weight.shape[1] if node.op_type == "Conv" else weight.shape[1 - axis]
-    groups = attribute(node, "group", 1)
-    assert isinstance(groups, int)
-    if min(outputs, inputs * groups) < options.minimum_channels:
+    channels = weight.shape[:1] if node.op_type == "Conv" else weight.shape
+    if min(channels) < options.minimum_channels:
         return f"fewer than {options.minimum_channels} channels"
     return _feeds(graph, node)
 
@@ -175,9 +152,7 @@ def _feeds(graph: Graph, node: onnx.NodeProto) -> str:
             return "feeds the result"
         for consumer, slot in graph.consumers.get(name, ()):
             kind = consumer.op_type
-            if kind == "GridSample" and slot == 1:
-                return "feeds sampling positions"
-            if kind in ("Floor", "Round", "Ceil"):
+            if (kind == "GridSample" and slot == 1) or kind in ("Floor", "Round", "Ceil") or _to_integer(consumer):
                 return "feeds sampling positions"
             if kind == "TopK" and slot == 0:
                 return "feeds a query selection"
@@ -192,19 +167,9 @@ def _feeds(graph: Graph, node: onnx.NodeProto) -> str:
     return ""
 
 
+def _to_integer(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and attribute(node, "to") in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+
+
 def _is_constant(graph: Graph, node: onnx.NodeProto, slot: int) -> bool:
     return slot < len(node.input) and node.input[slot] in graph.constants
-
-
-def _grouped(graph: Graph, layers: list[Layer]) -> list[Layer]:
-    """Cut the layers, in graph order, where the convolution output changes its channel count or a linear part begins.
-
-    Layers of one stage share kernels, resolution and data, so they are switched together.
-    """
-    grouped: list[Layer] = []
-    number = 0
-    for position, layer in enumerate(layers):
-        if position and position % 4 == 0:
-            number += 1
-        grouped.append(Layer(layer.node, layer.op, layer.activation, layer.weight, layer.axis, f"g{number:02d}"))
-    return grouped

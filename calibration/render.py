@@ -52,9 +52,7 @@ def activation_grid(extent: Range, backend: BackendName) -> Grid:
     return Grid(scale, int(np.clip(np.rint(-extent.low / scale), 0, 255)), signed=False)
 
 
-def quantise_weight(
-    weight: npt.NDArray[np.float32], axis: int
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def quantise_weight(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Symmetric int8 weight in [-127, 127] and its scale per output channel.
 
     Raises:
@@ -81,10 +79,10 @@ def render(
 ) -> onnx.ModelProto:
     """Copy of the float model with QuantizeLinear/DequantizeLinear around the layers of `placement`.
 
-    Every pair carries an explicit zero-point. Biases stay float initializers: an int32 bias behind a DequantizeLinear is
-    refused by TensorRT and buys nothing. Only inputs of layers are wrapped, never outputs: a pair on an output would let
-    the backend carry integers through whatever follows (see docs/calibration.md for what OpenVINO makes of a padded
-    average pool).
+    Every pair carries an explicit zero-point. Biases stay float initializers: an int32 bias behind a
+    DequantizeLinear is refused by TensorRT and buys nothing. Only inputs of layers are wrapped, never outputs: a
+    pair on an output would let the backend carry integers through whatever follows (see docs/calibration.md for what
+    OpenVINO makes of a padded average pool).
 
     Args:
         graph: float graph.
@@ -153,7 +151,7 @@ def _wrap_weight(model: onnx.ModelProto, inserted: list[onnx.NodeProto], graph: 
 def _correct_bias(
     model: onnx.ModelProto, node: onnx.NodeProto, graph: Graph, layer: Layer, means: npt.NDArray[np.float64]
 ) -> None:
-    """bias += (W - Wq) * E[x]: the output mean of every channel is again that of the float layer (borders aside)."""
+    """Add (W - Wq) * E[x] to the bias: every output channel then has the float layer's mean, borders aside."""
     weight = graph.constants[layer.weight].astype(np.float32)
     integers, scales = quantise_weight(weight, layer.axis)
     shape = [1] * weight.ndim

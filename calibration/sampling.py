@@ -186,7 +186,8 @@ def evaluation_digests(source: Path) -> set[str]:
         folder = next((folder for folder in folders if (folder / first).is_file()), None)
         if folder is None:
             raise InvalidInputError(
-                f"{source}: expected its images beside it or in images/, got no '{first}' there; name their folder instead"
+                f"{source}: expected its images beside it or in images/, got no '{first}' there; "
+                "name their folder instead"
             )
         paths = [folder / image.file_name for image in dataset.images]
     with ThreadPoolExecutor(max_workers=2) as pool:
