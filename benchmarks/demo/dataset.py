@@ -19,7 +19,7 @@ class DatasetConfig:
     """How many scenes, of what kind, from what seed."""
 
     seed: int = 7
-    train: int = 256
+    train: int = 384
     val: int = 64
     scene: SceneConfig = field(default_factory=SceneConfig)
 
