@@ -75,8 +75,8 @@ class Curve:
 class Report:
     """Everything the report shows.
 
-    best: name of the variant that verification recommends; reason: why. speed: how many times as fast the second variant
-    is as the first, frame by frame in turn, so that a machine whose speed changes is fair to both.
+    best: name of the variant that verification recommends; reason: why. speed: how many times as fast the second
+    variant is as the first, frame by frame in turn, so that a machine whose speed changes is fair to both.
     """
 
     classes: tuple[str, ...]
@@ -335,7 +335,7 @@ def render(report: Report) -> str:
 <p>COCO metrics of the engines that run, through the same runtime and preprocessing as in production.</p>
 {_accuracy(report.variants)}
 <h2>How fast it is</h2>
-<p>One frame at a time, from pixels in memory to detections; one precision after the other, each in a run of its own.</p>
+<p>One frame at a time, from pixels in memory to detections; each precision in a run of its own.</p>
 {_latency(report.variants)}
 <h2>Why this precision</h2>
 {_pairs(report.checks)}
