@@ -180,6 +180,14 @@ def test_results_for_an_unknown_image() -> None:
         evaluate([result(8, 2, [0, 0, 1, 1])], dataset())
 
 
+@pytest.mark.parametrize(
+    "entry", [{}, {"image_id": 7, "bbox": [0, 0, 1], "category_id": 2, "score": 1}, [7, 2, [0, 0, 1, 1], 0.5]]
+)
+def test_ill_formed_results(entry: Any) -> None:
+    with pytest.raises(edgedet.InvalidInputError, match=r"results\[1\]: expected image_id, category_id"):
+        evaluate([PERFECT[0], entry], dataset())
+
+
 def test_a_missing_pycocotools_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(edgedet.Error, match="pip install pycocotools"):
@@ -258,6 +266,4 @@ def evaluate_published(shared: Path, folder: Path, name: str, count: int) -> tup
 def test_published_models_reach_their_published_figures(shared: Path, tmp_path: Path, name: str) -> None:
     figures, results = evaluate_published(shared, tmp_path, name, IMAGES)
     assert len(results) == IMAGES * 300
-    assert figures["AP"] == pytest.approx(PUBLISHED[name][0], abs=0.002)
-    # The other five are given with three digits too; the sizes rest on fewer objects.
-    np.testing.assert_allclose(list(figures.values()), PUBLISHED[name], atol=0.006)
+    np.testing.assert_allclose(list(figures.values()), PUBLISHED[name], atol=0.002)

@@ -38,6 +38,14 @@ def test_everything_promised_is_there() -> None:
     assert run("import edgedet; print(all(hasattr(edgedet, name) for name in edgedet.__all__))") == "True\n"
 
 
+def test_a_module_that_does_not_load_is_explained() -> None:
+    code = "import sys; sys.modules['edgedet._core'] = None; import edgedet"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "ImportError: the compiled module of edgedet does not load" in result.stderr
+    assert "install edgedet again" in result.stderr
+
+
 def test_it_is_quick() -> None:
     # The best of several runs is what the import costs; the others are what the machine did meanwhile.
     numpy, edgedet = [], []

@@ -10,8 +10,8 @@ try:
     from edgedet import _core
 except ImportError as error:
     raise ImportError(
-        f"the compiled module of edgedet does not load ({error}); it must match the installed openvino, so install "
-        "both anew: pip install --force-reinstall edgedet",
+        f"the compiled module of edgedet does not load ({error}); it belongs to one release of openvino, so install "
+        "edgedet again: pip install --force-reinstall",
     ) from error
 
 from edgedet._core import (

@@ -209,7 +209,7 @@ def evaluate(
         size (pycocotools' convention).
 
     Raises:
-        InvalidInputError: Ill-formed annotations, or results for images that the dataset does not have.
+        InvalidInputError: Ill-formed annotations or results, or results for images that the dataset does not have.
         Error: pycocotools is not installed.
     """
     try:
@@ -284,10 +284,16 @@ def _annotation(
 
 
 def _result(entry: Mapping[str, Any], at: int, known: Collection[int]) -> dict[str, Any]:
-    if entry["image_id"] not in known:
-        raise InvalidInputError(f"results[{at}] is for image {entry['image_id']}, which the dataset does not have")
-    _, _, width, height = entry["bbox"]
-    return {**entry, "id": at + 1, "area": width * height, "iscrowd": 0}
+    try:
+        image_id, (_, _, width, height) = entry["image_id"], entry["bbox"]
+        row = {"category_id": entry["category_id"], "score": entry["score"]}
+    except (KeyError, TypeError, ValueError):
+        raise InvalidInputError(
+            f"results[{at}]: expected image_id, category_id, bbox [x, y, width, height] and score, got {entry!r}",
+        ) from None
+    if image_id not in known:
+        raise InvalidInputError(f"results[{at}] is for image {image_id}, which the dataset does not have")
+    return {**row, "image_id": image_id, "bbox": entry["bbox"], "id": at + 1, "area": width * height, "iscrowd": 0}
 
 
 def _integer(entry: Mapping[str, Any], key: str, name: str, where: str, at: int) -> int:

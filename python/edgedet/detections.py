@@ -98,12 +98,12 @@ class Detections:
         """The same as ``supervision.Detections``, names under ``data["class_name"]``.
 
         Raises:
-            Error: The package supervision is not installed.
+            Error: The package supervision is not installed, or not completely.
         """
         try:
             import supervision
-        except ModuleNotFoundError:
-            raise Error("the package supervision is not installed; run: pip install supervision") from None
+        except ModuleNotFoundError as error:
+            raise Error(f"supervision cannot be imported ({error}); run: pip install supervision") from None
         return supervision.Detections(
             xyxy=self.boxes,
             confidence=self.scores,

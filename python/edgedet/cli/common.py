@@ -83,10 +83,10 @@ def output_file(text: str) -> Path:
     return path
 
 
-def write_json(path: Path, value: object) -> None:
-    """Writes indented JSON."""
+def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
+    """Writes JSON, indented for people unless told otherwise."""
     try:
-        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name:<10} {value:.4f}")
     print(f"{len(dataset.images)} images in {seconds:.1f} s, {len(results)} detections")
     if arguments.results is not None:
-        arguments.results.write_text(json.dumps(results) + "\n", encoding="utf-8")
+        write_json(arguments.results, results, indent=None)
     if arguments.json is not None:
         write_json(
             arguments.json,
