@@ -72,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"throughput {figures['fps']:.1f} frames/s")
     print(f"memory     {figures['rss_mb']:.0f} MB at the peak")
     if arguments.json is not None:
-        write_json(arguments.json, {**figures, "mode": arguments.mode, **describe(detector)})
+        write_json(
+            arguments.json, {**figures, "mode": arguments.mode, "bundle": str(arguments.bundle), **describe(detector)}
+        )
     return 0
 
 

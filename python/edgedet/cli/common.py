@@ -95,7 +95,7 @@ def describe(detector: Detector) -> dict[str, Any]:
     """What ran where, for JSON reports."""
     info = detector.info
     return {
-        "model": info.name,
+        "name": info.name,
         "backend": info.backend,
         "precision": info.precision,
         "device": info.device,

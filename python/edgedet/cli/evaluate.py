@@ -67,6 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_json(
             arguments.json,
-            {**figures, "images": len(dataset.images), "annotations": str(arguments.annotations), **describe(detector)},
+            {
+                **figures,
+                "images": len(dataset.images),
+                "annotations": str(arguments.annotations),
+                "bundle": str(arguments.bundle),
+                **describe(detector),
+            },
         )
     return 0
