@@ -41,9 +41,6 @@ def place(image_width: int, image_height: int, width: int, height: int, resize: 
     return Placement((width - inner) // 2, 0, inner, height)
 
 
-# ---- colour ----
-
-
 def nv12_to_rgb(image: NDArray[np.uint8]) -> Ints:
     """(H * 3 / 2, W) to (H, W, 3): BT.601, limited range, 20 fractional bits, rounded half up."""
     height = image.shape[0] * 2 // 3
@@ -69,9 +66,6 @@ def to_rgb(image: NDArray[np.uint8], image_format: Format) -> Ints:
     if image_format == "gray":
         return np.repeat(levels[..., None], 3, axis=2)
     return levels[..., ::-1] if image_format == "bgr" else levels
-
-
-# ---- filters ----
 
 
 def _linear_taps(size: int, out: int) -> tuple[Ints, Ints, Ints, Ints]:
@@ -155,9 +149,6 @@ def preprocess(
     if channels == "bgr":
         levels = levels[..., ::-1]
     return ((levels / 255.0 - np.asarray(mean)) / np.asarray(std)).transpose(2, 0, 1)
-
-
-# ---- decoding ----
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ void decode_scored_cpu(const std::int64_t* labels, const float* boxes, const flo
                        std::int32_t classes, const Geometry& geometry, const DecodeOptions& options,
                        DecodeWorkspace& workspace, std::vector<Detection>& out);
 
-// ---- CUDA: the same, with every pointer in device memory and the work queued on `stream` (a cudaStream_t) ----
+// CUDA: the same, with every pointer in device memory and the work queued on `stream` (a cudaStream_t).
 
 // Rows a CUDA decode can keep.
 constexpr std::int32_t kMaxCudaTopK = 2048;

@@ -14,9 +14,8 @@
 
 namespace edgedet::kernel {
 
-// ---- bilinear: two taps an axis, half-pixel centres, borders repeated, in the fixed point of OpenCV's INTER_LINEAR
-// ----
-
+// Bilinear: two taps an axis, half-pixel centres, borders repeated, in the fixed point of OpenCV's INTER_LINEAR.
+//
 // Published figures of many detectors come from OpenCV's 8-bit resize, whose rounding is biased downwards by a tenth of
 // a grey level. Exact interpolation is not what those networks are evaluated with: it moves AP by 0.002.
 constexpr int kLinearBits = 11;
@@ -65,8 +64,8 @@ EDGEDET_HD inline std::uint8_t down_level(std::int32_t top, std::int32_t bottom,
   return static_cast<std::uint8_t>((((top * top_weight) >> 16) + ((bottom * bottom_weight) >> 16) + 2) >> 2);
 }
 
-// ---- antialias: triangle filter as wide as the scale, in the fixed point of Pillow's BILINEAR resize ----
-
+// Antialias: a triangle filter as wide as the scale, in the fixed point of Pillow's BILINEAR resize.
+//
 // Both passes round to 8 bits as Pillow and torch's uint8 path do: levels equal the bytes of Pillow, which is what
 // networks see in training. (An unrounded sum would differ from them in one pixel of six.)
 constexpr int kWeightBits = 22;
@@ -128,8 +127,6 @@ EDGEDET_HD inline std::uint8_t rounded_byte(std::int32_t sum) {
   return static_cast<std::uint8_t>(value > 255 ? 255 : value);
 }
 
-// ---- colour ----
-
 EDGEDET_HD inline std::int32_t saturated(std::int32_t value) { return value < 0 ? 0 : (value > 255 ? 255 : value); }
 
 // BT.601, limited range, in the 20-bit fixed point of OpenCV's cvtColor. u and v as stored (128 = no colour).
@@ -162,8 +159,6 @@ EDGEDET_HD inline std::uint8_t source_level(const ImageView& image, std::int32_t
   }
   return row[3 * x + channel];
 }
-
-// ---- normalisation and output types ----
 
 // (level / 255 - mean) / std as one multiplication and one addition.
 struct Normalisation {
@@ -203,7 +198,7 @@ EDGEDET_HD inline std::uint16_t to_half(float value) {
   return static_cast<std::uint16_t>(sign | half);
 }
 
-// ---- one output value, for the device and as the twin that the CPU loops are tested against ----
+// What follows computes one output value: for the device, and as the twin that the CPU loops are tested against.
 
 EDGEDET_HD inline std::uint8_t bilinear_level(const ImageView& image, const Geometry& geometry, std::int32_t x,
                                               std::int32_t y, int channel) {

@@ -21,8 +21,6 @@ namespace {
 using kernel::LinearColumns;
 using kernel::TriangleColumns;
 
-// ---- tables ----
-
 std::int32_t padded(std::int32_t count, std::int32_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
 // Source rows (or columns) that one output row (or column) reads, and their weights.
