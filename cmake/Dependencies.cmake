@@ -27,7 +27,7 @@ function(edgedet_python_package_dir package out)
   set(${out} "${dir}" PARENT_SCOPE)
 endfunction()
 
-# --- Python and pybind11: the bindings -----------------------------------------------------------------------------
+# Python and pybind11: the bindings.
 find_package(Python 3.10 QUIET COMPONENTS Interpreter OPTIONAL_COMPONENTS Development.Module)
 set(EDGEDET_HAS_BINDINGS FALSE)
 if(NOT EDGEDET_BINDINGS)
@@ -48,7 +48,7 @@ if(SKBUILD AND NOT EDGEDET_HAS_BINDINGS)
   message(FATAL_ERROR "the Python package needs its bindings: ${EDGEDET_BINDINGS_NOTE}")
 endif()
 
-# --- OpenVINO, from its wheel or from OpenVINO_DIR -----------------------------------------------------------------
+# OpenVINO, from its wheel or from OpenVINO_DIR.
 if(EDGEDET_OPENVINO STREQUAL "OFF")
   edgedet_absent(OPENVINO "switched off in this build (EDGEDET_OPENVINO=OFF)")
 else()
@@ -61,7 +61,7 @@ else()
   endif()
 endif()
 
-# --- CUDA kernels --------------------------------------------------------------------------------------------------
+# CUDA kernels.
 if(EDGEDET_CUDA STREQUAL "OFF")
   edgedet_absent(CUDA "switched off in this build (EDGEDET_CUDA=OFF)")
 else()
@@ -88,7 +88,7 @@ else()
   endif()
 endif()
 
-# --- TensorRT ------------------------------------------------------------------------------------------------------
+# TensorRT.
 if(EDGEDET_TENSORRT STREQUAL "OFF")
   edgedet_absent(TENSORRT "switched off in this build (EDGEDET_TENSORRT=OFF)")
 else()
@@ -100,7 +100,7 @@ else()
   endif()
 endif()
 
-# --- JPEG and PNG readers of edgedet-bench -------------------------------------------------------------------------
+# JPEG and PNG readers of edgedet-bench.
 find_package(JPEG QUIET)
 find_package(PNG QUIET)
 set(EDGEDET_JPEG_NOTE "${JPEG_VERSION}")

@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
+#include <mutex>
+
 #include "common/thread_pool.h"
 #include "edgedet/detector.h"
 #include "edgedet_build_info.h"
@@ -17,8 +20,6 @@ namespace {
 using FloatArray = py::array_t<float, py::array::c_style>;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
-
-// ---- exceptions ----------------------------------------------------------------------------------------------------
 
 PyObject* g_error_types[5];  // by ErrorKind; owned by the module, which is never unloaded
 
@@ -58,8 +59,6 @@ void register_exceptions(py::module_& module) {
     }
   });
 }
-
-// ---- arguments -----------------------------------------------------------------------------------------------------
 
 template <typename T, std::size_t N>
 T choose(const char* what, const std::string& text, const std::pair<const char*, T> (&choices)[N]) {
@@ -120,7 +119,7 @@ ImageView image_view(const py::handle& object, PixelFormat format) {
   view.format = format;
   if (format == PixelFormat::kNv12) {
     if (array.shape(0) % 3 != 0) {
-      refuse("image: nv12 expects H * 3 / 2 rows (Y, then UV), got " + std::to_string(array.shape(0)));
+      refuse("image: expected H * 3 / 2 rows for nv12 (Y, then UV), got " + std::to_string(array.shape(0)));
     }
     view.height = side(array.shape(0) / 3 * 2);
     view.uv = view.data + view.stride * (array.shape(0) / 3 * 2);
@@ -128,8 +127,6 @@ ImageView image_view(const py::handle& object, PixelFormat format) {
   }
   return view;
 }
-
-// ---- results -------------------------------------------------------------------------------------------------------
 
 // (boxes (N, 4), scores (N,), labels (N,))
 py::tuple to_arrays(const std::vector<Detection>& detections) {
@@ -219,7 +216,14 @@ py::list to_list(const std::vector<ModelPort>& ports) {
   return result;
 }
 
-// ---- functions -----------------------------------------------------------------------------------------------------
+// One pool for each thread count asked for, kept for the life of the process: starting threads costs more than a frame.
+// Never destroyed, because workers may not outlive a fork and could not be joined then; callers do without them.
+ThreadPool& kept_pool(int threads) {
+  static std::mutex mutex;
+  static auto& pools = *new std::map<int, ThreadPool>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  return pools.try_emplace(threads, threads).first->second;
+}
 
 py::array preprocess(const py::object& image, std::int32_t width, std::int32_t height, const std::string& resize,
                      const std::string& filter, const std::string& channels, const std::array<float, 3>& mean,
@@ -251,8 +255,7 @@ py::array preprocess(const py::object& image, std::int32_t width, std::int32_t h
   {
     const py::gil_scoped_release release;
     thread_local ops::PreprocessWorkspace workspace;
-    ThreadPool pool(threads);
-    ops::preprocess_cpu(view, spec, type, data, workspace, threads > 1 ? &pool : nullptr);
+    ops::preprocess_cpu(view, spec, type, data, workspace, threads > 1 ? &kept_pool(threads) : nullptr);
   }
   return out;
 }
@@ -324,8 +327,6 @@ py::tuple decode_scored(const py::array_t<std::int64_t, py::array::c_style>& lab
                          decode_options(top_k, score_threshold), workspace, out);
   return to_arrays(out);
 }
-
-// ---- the detector --------------------------------------------------------------------------------------------------
 
 class PyDetector {
  public:

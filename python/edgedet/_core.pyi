@@ -6,10 +6,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-PixelFormat = Literal["rgb", "bgr", "gray", "nv12"]
-ResizeMode = Literal["stretch", "letterbox"]
-Filter = Literal["bilinear", "antialias"]
-ChannelOrder = Literal["rgb", "bgr"]
+__version__: str
+
+_PixelFormat = Literal["rgb", "bgr", "gray", "nv12"]
+_ResizeMode = Literal["stretch", "letterbox"]
+_Filter = Literal["bilinear", "antialias"]
+_ChannelOrder = Literal["rgb", "bgr"]
 
 class Error(RuntimeError):
     """Base of everything edgedet raises."""
@@ -52,7 +54,7 @@ class Detector:
 
     @property
     def precision(self) -> str:
-        """"fp32", "fp16" or "int8": the one that runs."""
+        """The one that runs: "fp32", "fp16" or "int8"."""
 
     @property
     def device(self) -> str:
@@ -71,7 +73,7 @@ class Detector:
         """What `load_spec` gave when the detector was made."""
 
     def detect(
-        self, images: Sequence[NDArray[np.uint8]], format: PixelFormat = "rgb"
+        self, images: Sequence[NDArray[np.uint8]], format: _PixelFormat = "rgb"
     ) -> tuple[
         list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],
         tuple[float, float, float],
@@ -86,11 +88,11 @@ class Detector:
         first, and the milliseconds of the call as (preprocess, inference, decode).
         """
 
-    def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Runs the network alone, for comparing engines.
 
-        tensor: (N, 3, H, W) float32, C-contiguous, as `preprocess` gives. Returns every output by name, (N, ...),
-        float32, except integer outputs, which are int64.
+        tensor: (N, 3, H, W) float32, C-contiguous, as `preprocess` gives. Returns the outputs that model.json names,
+        each (N, ...) float32 (integers converted).
         """
 
     def execution_graph(self) -> list[dict[str, str]]:
@@ -105,14 +107,14 @@ def preprocess(
     *,
     width: int,
     height: int,
-    resize: ResizeMode = "stretch",
-    filter: Filter = "bilinear",
-    channels: ChannelOrder = "rgb",
+    resize: _ResizeMode = "stretch",
+    filter: _Filter = "bilinear",
+    channels: _ChannelOrder = "rgb",
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
     pad_value: int = 114,
     dtype: Literal["float32", "float16"] = "float32",
-    format: PixelFormat = "rgb",
+    format: _PixelFormat = "rgb",
     threads: int = 1,
 ) -> NDArray[Any]:
     """Image to network input (3, height, width): (pixel / 255 - mean) / std. Images as in `Detector.detect`."""
@@ -125,7 +127,7 @@ def decode_logits(
     height: int,
     image_width: int,
     image_height: int,
-    resize: ResizeMode = "stretch",
+    resize: _ResizeMode = "stretch",
     top_k: int = 300,
     score_threshold: float = 0.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
@@ -145,7 +147,7 @@ def decode_scored(
     height: int,
     image_width: int,
     image_height: int,
-    resize: ResizeMode = "stretch",
+    resize: _ResizeMode = "stretch",
     top_k: int = 300,
     score_threshold: float = 0.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
@@ -164,13 +166,16 @@ def load_spec(bundle: str) -> dict[str, Any]:
 def inspect_onnx(path: str) -> dict[str, list[dict[str, Any]]]:
     """Inputs and outputs of an ONNX file, without the onnx package.
 
-    Returns {"inputs": [...], "outputs": [...]}; each port has "name" (str), "shape" (list of int, None where dynamic; or
-    None for a dynamic rank) and "dtype" (NumPy name such as "float32", "int64"). Raises `ModelError` for a file that is
-    not a readable ONNX model and `BackendError` in a build without OpenVINO.
+    Returns {"inputs": [...], "outputs": [...]}; each port has "name" (str), "shape" (list of int, None where dynamic;
+    or None for a dynamic rank) and "dtype" (NumPy name such as "float32", "int64"). Raises `ModelError` for a file that
+    is not a readable ONNX model and `BackendError` in a build without OpenVINO.
     """
 
 def backends() -> list[dict[str, Any]]:
-    """Every backend this build knows, in the order "auto" tries them: "name" (str), "available" (bool), "detail" (str)."""
+    """Every backend this build knows, in the order "auto" tries them.
+
+    Each has "name" (str), "available" (bool) and "detail" (str: version and device, or the reason and the remedy).
+    """
 
 def build_info() -> dict[str, str]:
     """What this build has in: "version", "compiler", "build_type", "openvino", "cuda", "tensorrt".

@@ -190,6 +190,9 @@ class OpenvinoBackend final : public Backend {
   OpenvinoBackend(const ModelSpec& spec, const std::string& path, const DetectorOptions& options)
       : preprocess_(spec.info.preprocess),
         form_(spec.form),
+        outputs_(spec.form == OutputForm::kLogitsBoxes
+                     ? std::vector<std::string>{spec.logits, spec.boxes}
+                     : std::vector<std::string>{spec.labels, spec.boxes, spec.scores}),
         classes_(static_cast<std::int32_t>(spec.info.classes.size())) {
     decode_.top_k = options.max_detections;
     decode_.score_threshold = options.score_threshold;
@@ -249,11 +252,11 @@ class OpenvinoBackend final : public Backend {
     for (std::size_t i = 0; i < batch; ++i) {
       std::memcpy(request.input, input + i * pixels, pixels * sizeof(float));
       guarded(ErrorKind::kBackend, "inference failed", [&] { request.infer.infer(); });
-      for (std::size_t o = 0; o < compiled_.outputs().size(); ++o) {
-        const ov::Tensor output = request.infer.get_output_tensor(o);
+      for (std::size_t o = 0; o < outputs_.size(); ++o) {
+        const ov::Tensor output = request.infer.get_tensor(outputs_[o]);
         if (i == 0) {
           Tensor tensor;
-          tensor.name = port_name(compiled_.outputs()[o]);
+          tensor.name = outputs_[o];
           tensor.shape.assign(output.get_shape().begin(), output.get_shape().end());
           tensor.shape.at(0) = static_cast<std::int64_t>(batch);
           tensor.values.reserve(batch * output.get_size());
@@ -440,6 +443,7 @@ class OpenvinoBackend final : public Backend {
 
   PreprocessSpec preprocess_;
   OutputForm form_;
+  std::vector<std::string> outputs_;  // names, in the order of the form
   std::int32_t classes_;
   std::int32_t rows_ = 0;
   ops::DecodeOptions decode_;

@@ -64,7 +64,8 @@ class Detector {
   void detect(const ImageView* images, std::size_t count, std::vector<std::vector<Detection>>& out,
               StageTimes* times = nullptr) const;
 
-  // The network alone, for comparing engines: `input` is (batch, 3, height, width) as preprocess gives.
+  // The network alone, for comparing engines: the outputs that model.json names. `input` is (batch, 3, height, width)
+  // as preprocess gives.
   std::vector<Tensor> infer(const float* input, std::size_t batch) const;
 
   // What the backend really executes, in execution order.
