@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgedet import InvalidInputError
 from training.models.decoder import SATURATED_LOGIT, Decoder, DecoderLayer
 from training.models.deformable_attention import DeformableAttention, Sampling, Shape
 from training.models.deimv2 import Deimv2
@@ -135,42 +136,66 @@ def _rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 
 class _DeployedCrossAttention(nn.Module):
-    """`DeformableAttention` with offsets and weights from one linear layer and constants folded into it."""
+    """`DeformableAttention` with one linear layer for offsets and weights, and constants folded into it.
+
+    In the shapes below P counts the points of a head over all levels, and R = heads * P.
+    """
 
     def __init__(self, source: DeformableAttention, queries: int, shapes: list[Shape], sampling: Sampling) -> None:
         super().__init__()
         self.queries, self.heads, self.points, self.shapes = queries, source.heads, source.points, shapes
         self.total = sum(source.points)
+        self.rays = self.heads * self.total
         self.dim = source.sampling_offsets.in_features
         self.sampling = sampling
+        if sampling == "gather" and any(side < 2 for shape in shapes for side in shape):
+            raise InvalidInputError(
+                f"sampling: expected maps of at least 2x2 cells for 'gather', got {shapes}; use 'grid_sample' or a "
+                "larger input"
+            )
         offsets, weights = source.sampling_offsets, source.attention_weights
-        # Offsets arrive in units of the box: times 1 / points of the level, times one half.
-        unit = (0.5 * source.num_points_scale).repeat_interleave(2).repeat(self.heads)
-        self.project = nn.Linear(self.dim, offsets.out_features + weights.out_features)
-        with torch.no_grad():
-            self.project.weight.copy_(torch.cat([offsets.weight * unit[:, None], weights.weight]))
-            self.project.bias.copy_(torch.cat([offsets.bias * unit, weights.bias]))
         sizes = torch.tensor([(w, h) for (h, w), n in zip(shapes, source.points, strict=True) for _ in range(n)])
+        sizes = sizes.float().t().repeat(1, self.heads)  # (2, R): width and height of each ray's level
+        # Offsets arrive in units of the box: times 1 / points of the level, times one half. Here they leave in cells of
+        # the level, or for the framework's operator in its units of half a map; first all x, then all y.
+        unit = 0.5 * source.num_points_scale.repeat(self.heads)
+        cells = torch.full_like(sizes, 2.0) if sampling == "grid_sample" else sizes
+        gain = (unit * cells).reshape(-1, 1)
+        order = torch.arange(2 * self.rays).view(self.rays, 2).t().flatten()
+        self.project = nn.Linear(self.dim, 3 * self.rays)
+        with torch.no_grad():
+            self.project.weight.copy_(torch.cat([offsets.weight[order] * gain, weights.weight]))
+            self.project.bias.copy_(torch.cat([offsets.bias[order] * gain.flatten(), weights.bias]))
         starts = torch.tensor([sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))])
-        self.register_buffer("sizes", sizes.float())  # (P, 2), width and height of each point's level
-        self.register_buffer("starts", starts.repeat_interleave(torch.tensor(source.points)).float())
+        starts = starts.repeat_interleave(torch.tensor(source.points)).repeat(self.heads)
+        head = torch.arange(self.heads).repeat_interleave(self.total)
+        # The row of cell (x, y) of a level in the (L * heads, channels) table is strides . (x, y) + first.
+        self.register_buffer("cells", cells)
+        self.register_buffer("last", sizes - (2 if sampling == "gather" else 1))
+        self.register_buffer("strides", torch.stack([torch.ones_like(sizes[0]), sizes[0]]) * self.heads)
+        self.register_buffer("first", (starts * self.heads + head).float())
+        self.register_buffer("corner", torch.tensor([0.0, 1.0]))
+        steps = self.strides[0, :, None] * torch.tensor([0.0, 1.0, 0.0, 1.0])
+        steps = steps + self.strides[1, :, None] * torch.tensor([0.0, 0.0, 1.0, 1.0])
+        self.register_buffer("steps", self.first[:, None] + steps)  # (R, 4): the four cells around a location
 
-    def forward(self, x: Tensor, reference: tuple[Tensor, Tensor], maps: list[Tensor], memory: Tensor) -> Tensor:
-        """x: (B, Q, D). reference: centre and size, (B, Q, 1, 1, 2) each. Returns (B, Q, D)."""
-        split = self.heads * self.total * 2
-        offsets, weights = self.project(x).split([split, split // 2], dim=-1)
-        centre, size = reference
-        offsets = offsets.reshape(-1, self.queries, self.heads, self.total, 2) * size
+    def forward(self, x: Tensor, box: Tensor, maps: list[Tensor], memory: Tensor) -> Tensor:
+        """x: (B, Q, D). box: (B, Q, 4), cxcywh. Returns (B, Q, D)."""
+        offsets, weights = self.project(x).split([2 * self.rays, self.rays], dim=-1)
+        centre, size = box.reshape(-1, self.queries, 4, 1).split(2, dim=2)
+        offsets = offsets.reshape(-1, self.queries, 2, self.rays) * size
         weights = weights.reshape(-1, self.queries, self.heads, self.total).softmax(-1)
         if self.sampling == "grid_sample":
-            return self._grid_sample(offsets, weights, centre, maps)
+            return self._grid_sample(offsets + (centre * 2 - 1), weights, maps)
         if self.sampling == "gather":
-            return self._gather(offsets, weights, centre, memory)
-        return self._discrete(offsets, weights, centre, memory)
+            return self._gather(offsets + (centre * self.cells - 0.5), weights, memory)
+        # As RT-DETRv2 defines it (its sampling option "discrete"), which is half a cell off the nearest cell's centre.
+        cell = (offsets + (centre * self.cells + 0.5)).floor().clamp(min=0).minimum(self.last)
+        return self._mix((cell * self.strides).sum(2) + self.first, weights, self.total, memory)
 
-    def _grid_sample(self, offsets: Tensor, weights: Tensor, centre: Tensor, maps: list[Tensor]) -> Tensor:
-        grid = offsets * 2 + (centre * 2 - 1)
-        grid = grid.transpose(1, 2).reshape(-1, self.queries, self.total, 2)
+    def _grid_sample(self, grid: Tensor, weights: Tensor, maps: list[Tensor]) -> Tensor:
+        grid = grid.reshape(-1, self.queries, 2, self.heads, self.total).permute(0, 3, 1, 4, 2)
+        grid = grid.reshape(-1, self.queries, self.total, 2)
         weights = weights.transpose(1, 2).reshape(-1, 1, self.queries, self.total)
         channels = self.dim // self.heads
         sampled = [
@@ -180,45 +205,32 @@ class _DeployedCrossAttention(nn.Module):
         out = (torch.cat(sampled, dim=-1) * weights).sum(-1)
         return out.reshape(-1, self.dim, self.queries).transpose(1, 2)
 
-    def _rows(self, cell: Tensor) -> Tensor:
-        """Rows of the (B, L * H, C) table for cells (x, y), (B, Q, H, P, 2) whole numbers inside the map.
+    def _gather(self, location: Tensor, weights: Tensor, memory: Tensor) -> Tensor:
+        """location: (B, Q, 2, R) in cells, whole numbers at cell centres; weights: (B, Q, H, P).
 
-        Whole numbers in float: exact below 2**24, and one conversion instead of integer arithmetic.
+        The share of a cell is max(0, 1 - distance) along each axis. Taken around a 2x2 block that is kept inside the map,
+        this is bilinear interpolation with zeros outside, without a mask.
         """
-        row = cell[..., 1] * self.sizes[:, 0] + cell[..., 0] + self.starts
-        head = torch.arange(self.heads, dtype=row.dtype).view(-1, 1)
-        return (row * self.heads + head).to(torch.int64)
+        low = location.floor().clamp(min=0).minimum(self.last)
+        rows = (low * self.strides).sum(2).unsqueeze(-1) + self.steps
+        share = (1 - ((location - low).unsqueeze(-1) - self.corner).abs()).relu()  # (B, Q, 2, R, 2)
+        share_x, share_y = share.split(1, dim=2)
+        share = share_x.reshape(-1, self.queries, self.rays, 1, 2) * share_y.reshape(-1, self.queries, self.rays, 2, 1)
+        mixed = share.reshape(-1, self.queries, self.rays, 4) * weights.reshape(-1, self.queries, self.rays, 1)
+        return self._mix(rows, mixed, 4 * self.total, memory)
 
-    def _mix(self, rows: Tensor, weights: Tensor, memory: Tensor) -> Tensor:
-        """Weighted sums of rows: both (B, Q, H, K). Returns (B, Q, D)."""
-        count = rows.shape[-1]
+    def _mix(self, rows: Tensor, weights: Tensor, count: int, memory: Tensor) -> Tensor:
+        """Weighted sums of `count` rows of memory per query and head; rows are whole numbers. Returns (B, Q, D).
+
+        Rows come as floats: exact below 2**24, and one conversion instead of integer arithmetic.
+        """
         channels = self.dim // self.heads
-        values = _gather_rows(
-            memory.reshape(-1, memory.shape[1] * self.heads, channels), rows.reshape(-1, self.queries * self.heads * count)
-        )
+        cells = sum(h * w for h, w in self.shapes)
+        index = rows.reshape(-1, self.queries * self.heads * count).to(torch.int64)
+        values = _gather_rows(memory.reshape(-1, cells * self.heads, channels), index)
         values = values.reshape(-1, self.queries, self.heads, count, channels)
-        return (values * weights.unsqueeze(-1)).sum(-2).reshape(-1, self.queries, self.dim)
-
-    def _gather(self, offsets: Tensor, weights: Tensor, centre: Tensor, memory: Tensor) -> Tensor:
-        location = (offsets + centre) * self.sizes - 0.5
-        low = location.floor()
-        fraction = location - low
-        limit = self.sizes - 1
-        rows, mixed = [], []
-        near = torch.stack([low, low + 1])  # (2, B, Q, H, P, 2): the cell before and the one after, in x and y
-        inside = ((near >= 0) & (near <= limit)).to(location.dtype)
-        share = torch.stack([1 - fraction, fraction]) * inside
-        cells = near.clamp(min=0).minimum(limit)
-        for y in (0, 1):
-            for x in (0, 1):
-                rows.append(self._rows(torch.stack([cells[x][..., 0], cells[y][..., 1]], dim=-1)))
-                mixed.append(share[x][..., 0] * share[y][..., 1] * weights)
-        return self._mix(torch.cat(rows, dim=-1), torch.cat(mixed, dim=-1), memory)
-
-    def _discrete(self, offsets: Tensor, weights: Tensor, centre: Tensor, memory: Tensor) -> Tensor:
-        # As RT-DETRv2 defines it (its sampling option "discrete"), which is half a cell off the nearest cell's centre.
-        cell = ((offsets + centre) * self.sizes + 0.5).floor().clamp(min=0).minimum(self.sizes - 1)
-        return self._mix(self._rows(cell), weights, memory)
+        mixed = weights.reshape(-1, self.queries, self.heads, 1, count) @ values
+        return mixed.reshape(-1, self.queries, self.dim)
 
 
 class _DeployedLayer(nn.Module):
@@ -251,16 +263,14 @@ class _DeployedLayer(nn.Module):
     def _split_heads(self, x: Tensor, *order: int) -> Tensor:
         return x.reshape(-1, self.queries, self.heads, self.dim // self.heads).permute(*order)
 
-    def forward(
-        self, x: Tensor, position: Tensor, reference: tuple[Tensor, Tensor], maps: list[Tensor], memory: Tensor
-    ) -> Tensor:
-        """x, position: (B, Q, D). Returns (B, Q, D)."""
+    def forward(self, x: Tensor, position: Tensor, box: Tensor, maps: list[Tensor], memory: Tensor) -> Tensor:
+        """x, position: (B, Q, D); box: (B, Q, 4). Returns (B, Q, D)."""
         query, key = self.query_key(x + position).split(self.dim, dim=-1)
         query, key = self._split_heads(query, 0, 2, 1, 3), self._split_heads(key, 0, 2, 3, 1)
         value = self._split_heads(self.value(x), 0, 2, 1, 3)
         mixed = (query @ key).softmax(-1) @ value
         x = self._norm(0, x + self.out(mixed.transpose(1, 2).reshape(-1, self.queries, self.dim)))
-        x = self._norm(1, x + self.cross(x + position, reference, maps, memory))
+        x = self._norm(1, x + self.cross(x + position, box, maps, memory))
         return self._norm(2, x + self.ffn(x))
 
 
@@ -318,9 +328,7 @@ class _DeployedDecoder(nn.Module):
         previous: Tensor | None = None
         probabilities = box
         for index, layer in enumerate(self.layers):
-            flat = box.reshape(-1, self.queries, 1, 1, 4)
-            centre, extent = flat.split(2, dim=-1)
-            x = layer(x, position, (centre, extent), maps, memory)
+            x = layer(x, position, box, maps, memory)
             if index == 0:
                 limited = box_logits.clamp(-SATURATED_LOGIT, SATURATED_LOGIT)
                 initial = (self.pre_bbox_head(x) + limited).sigmoid()

@@ -153,7 +153,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
-        gate, value = self.w12(x).chunk(2, dim=-1)
+        gate, value = self.w12(x).split(self.w3.in_features, dim=-1)
         return self.w3(F.silu(gate) * value)  # type: ignore[no-any-return]
 
 

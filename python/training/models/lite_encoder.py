@@ -45,12 +45,13 @@ class CSPLayer(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, blocks: int, activation: Activation) -> None:
         super().__init__()
+        self.channels = channels
         self.conv1 = ConvNorm(in_channels, 2 * channels, 1, activation=activation)
         self.bottlenecks = nn.Sequential(*(RepBlock(channels, activation) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, channels, H, W)."""
-        kept, refined = self.conv1(x).chunk(2, dim=1)
+        kept, refined = self.conv1(x).split(self.channels, dim=1)
         return kept + self.bottlenecks(refined)  # type: ignore[no-any-return]
 
 
@@ -59,6 +60,7 @@ class ElanBlock(nn.Module):
 
     def __init__(self, channels: int, inner: int, blocks: int, activation: Activation) -> None:
         super().__init__()
+        self.channels = channels
         self.cv1 = ConvNorm(channels, 2 * channels, 1, activation=activation)
         self.cv2 = nn.Sequential(
             CSPLayer(channels, inner, blocks, activation), ConvNorm(inner, inner, 3, activation=activation)
@@ -71,7 +73,7 @@ class ElanBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
         both = self.cv1(x)
-        second = self.cv2(both.chunk(2, dim=1)[1])
+        second = self.cv2(both.split(self.channels, dim=1)[1])
         third = self.cv3(second)
         return self.cv4(torch.cat([both, second, third], dim=1))  # type: ignore[no-any-return]
 
