@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,30 +153,6 @@ def static_shapes(model: onnx.ModelProto, *, batch: int) -> dict[str, tuple[int,
         if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
             shapes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
     return shapes
-
-
-def sort_nodes(nodes: Iterable[onnx.NodeProto], known: Sequence[str]) -> list[onnx.NodeProto]:
-    """Order nodes so that every input is written before it is read.
-
-    Raises:
-        ModelError: a node reads a tensor that nothing writes.
-    """
-    ready = {*known, ""}
-    waiting = list(nodes)
-    ordered: list[onnx.NodeProto] = []
-    while waiting:
-        rest = []
-        for node in waiting:
-            if all(name in ready for name in node.input):
-                ordered.append(node)
-                ready.update(node.output)
-            else:
-                rest.append(node)
-        if len(rest) == len(waiting):
-            missing = next(name for name in rest[0].input if name not in ready)
-            raise ModelError(f"node '{rest[0].name}' reads '{missing}', which nothing writes")
-        waiting = rest
-    return ordered
 
 
 def _all_constants(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:

@@ -1,0 +1,495 @@
+"""The whole chain on a detector made by hand: sample, quantize, verify, and faults that the gate must refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from calibration.cli import main
+from calibration.execution import int8_share
+from calibration.matching import drift, pairwise_iou
+from calibration.sampling import draw, evaluation_digests, read_sample
+from calibration.verify import VerifyOptions, check_report, verify
+from edgedet import Detections, Detector, InvalidInputError
+from edgedet.bundle import InputSpec, LogitsBoxes, add_model, load_model_json, write_bundle
+from edgedet.labels import COCO80
+from edgedet.onnx_import import import_model
+
+SIDE, CELL = 64, 16
+GRID = SIDE // CELL
+COLOURS = {"red": (200, 40, 40), "blue": (40, 40, 200)}
+
+
+def make_model(path: Path) -> Path:
+    """Says for each of 16 cells whether it is red, blue or neither; the last layer is fitted by least squares."""
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(16, 3))
+    shift = rng.normal(size=16) * 0.2
+    turn = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    colours, targets = [], []
+    for target, colour in (((4, -4), COLOURS["red"]), ((-4, 4), COLOURS["blue"]), ((-6, -6), (110, 110, 110))):
+        colours += [np.array(colour) / 255 + rng.normal(size=3) * 0.05 for _ in range(200)]
+        targets += [target] * 200
+    features = np.maximum(np.maximum(np.array(colours) @ mix.T + shift, 0) @ turn.T, 0)
+    fitted = np.linalg.lstsq(np.hstack([features, np.ones((600, 1))]), np.array(targets, float), rcond=None)[0]
+
+    first = np.broadcast_to(mix[:, :, None, None] / CELL**2, (16, 3, CELL, CELL))
+    cells = (np.arange(GRID) + 0.5) / GRID
+    boxes = np.array([[x, y, 1 / GRID, 1 / GRID] for y in cells for x in cells])
+    weights = {
+        "w0": first,
+        "b0": shift,
+        "w1": turn[:, :, None, None],
+        "w2": fitted[:-1].T[:, :, None, None],
+        "b2": fitted[-1],
+        "boxes0": boxes[None],
+        "zero": np.zeros(1),
+    }
+    nodes = [
+        helper.make_node("Conv", ["images", "w0", "b0"], ["c0"], strides=[CELL, CELL]),
+        helper.make_node("Relu", ["c0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"]),
+        helper.make_node("Reshape", ["c2", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["flat"], ["logits"], perm=[0, 2, 1]),
+        helper.make_node("ReduceMean", ["logits"], ["mean"], axes=[1, 2], keepdims=1),
+        helper.make_node("Mul", ["mean", "zero"], ["nought"]),
+        helper.make_node("Add", ["nought", "boxes0"], ["boxes"]),
+    ]
+    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    tensors.append(numpy_helper.from_array(np.array([0, 2, GRID**2], np.int64), "shape"))
+    graph = helper.make_graph(
+        nodes,
+        "cells",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", GRID**2, 2]),
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["N", GRID**2, 4]),
+        ],
+        tensors,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def make_images(folder: Path, count: int, seed: int) -> Path:
+    """Grey pictures with one to four coloured cells, and their COCO annotations in instances.json beside them."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(1, count + 1):
+        pixels = rng.normal(110, 6, size=(SIDE, SIDE, 3))
+        for cell in rng.choice(GRID**2, size=rng.integers(1, 5), replace=False):
+            row, column = divmod(int(cell), GRID)
+            label = int(rng.integers(2))
+            colour = np.array(list(COLOURS.values())[label]) + rng.normal(0, 8, size=3)
+            x, y = column * CELL, row * CELL
+            pixels[y : y + CELL, x : x + CELL] = colour + rng.normal(0, 6, size=(CELL, CELL, 3))
+            box = [x, y, CELL, CELL]
+            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": box}
+            annotations.append({**entry, "area": CELL**2, "iscrowd": 0})
+        name = f"{number:03d}.png"
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name)
+        images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+    categories = [{"id": number + 1, "name": name} for number, name in enumerate(COLOURS)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images to calibrate on, images to evaluate on, and a bundle that is quantised."""
+    root = tmp_path_factory.mktemp("world")
+    make_images(root / "train", 24, seed=1)
+    make_images(root / "val", 16, seed=2)
+    write_bundle(
+        root / "float",
+        make_model(root / "model.onnx"),
+        name="cells",
+        input=InputSpec(width=SIDE, height=SIDE),
+        output=LogitsBoxes(top_k=16),
+        classes=list(COLOURS),
+    )
+    shutil.copytree(root / "float", root / "int8")
+    arguments = ["sample", str(root / "int8"), "--images", str(root / "train"), "--count", "12", "--seed", "3"]
+    assert main([*arguments, "--exclude", str(root / "val"), "--contact-sheet", str(root / "sheet.png")]) == 0
+    assert main(["quantize", str(root / "int8"), "--threads", "1"]) == 0
+    return root
+
+
+@pytest.fixture
+def bundle(world: Path, tmp_path: Path) -> Path:
+    """A copy of the quantised bundle that a test may spoil."""
+    return Path(shutil.copytree(world / "int8", tmp_path / "bundle"))
+
+
+def verified(world: Path, bundle: Path, **changes: object) -> dict:
+    settings = {"max_time_ratio": 1000.0, "threads": 1, **changes}
+    return verify(
+        bundle,
+        images=world / "val",
+        annotations=world / "val" / "instances.json",
+        options=VerifyOptions(**settings),  # type: ignore[arg-type]
+    )
+
+
+def sabotage(bundle: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], source: str = "") -> None:
+    """Change the INT8 model of a bundle by the front door, so that only the gate can notice."""
+    file = source or load_model_json(bundle)["models"]["int8"]["openvino"]
+    model = onnx.load(str(bundle / file))
+    change(model)
+    onnx.save(model, str(tmp_path / "changed.onnx"))
+    add_model(bundle, "int8", "openvino", tmp_path / "changed.onnx")
+
+
+def edit(model: onnx.ModelProto, ending: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith(ending))
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), tensor.name))
+
+
+# The gate
+
+
+def test_the_honest_model_passes_and_becomes_the_best(world: Path, bundle: Path) -> None:
+    report = verified(world, bundle)
+    assert report["verdict"] == {"passed": True, "best": "int8", "reasons": []}
+    assert report["ap"]["fp32"]["AP"] > 0.95
+    assert report["ap_drop"] <= 0.01
+    assert report["execution"]["int8"] == 2
+    assert report["deterministic"]
+    assert report["drift"]["matched"] == 1.0
+    assert load_model_json(bundle)["best"] == {"openvino": "int8"}
+    assert Detector(bundle, backend="openvino").info.precision == "int8"
+    assert json.loads((bundle / "report.json").read_text()) == report
+    assert check_report(bundle).passed
+
+
+def swap_classes(model: onnx.ModelProto) -> None:
+    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    for name in last.input[1:]:
+        edit(model, name, lambda values: values[::-1])
+
+
+FAULTS: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "permuted labels": swap_classes,
+    "zeroed scale": lambda model: edit(model, "r0/scale", lambda values: np.float32(1e-12)),
+    "saturated scale": lambda model: edit(model, "images/scale", lambda values: np.float32(values / 40)),
+    "swapped channels": lambda model: edit(model, "axis0/quantized", lambda values: values[:, ::-1]),
+    "layer of garbage": lambda model: edit(model, "axis0/scale", lambda values: np.roll(values, 5) * 3),
+    "shifted boxes": lambda model: edit(model, "boxes0", lambda values: values + np.float32(0.1)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_refused(fault: str, world: Path, bundle: Path, tmp_path: Path) -> None:
+    sabotage(bundle, tmp_path, FAULTS[fault])
+    report = verified(world, bundle)
+    assert not report["verdict"]["passed"]
+    assert report["verdict"]["reasons"][0].startswith("AP falls by")
+    assert load_model_json(bundle)["best"] == {"openvino": "fp32"}
+    assert Detector(bundle, backend="openvino").info.precision == "fp32"
+    assert not check_report(bundle).passed
+
+
+def test_a_float_model_in_disguise_is_refused(world: Path, bundle: Path, tmp_path: Path) -> None:
+    sabotage(bundle, tmp_path, lambda model: None, source="model.onnx")
+    report = verified(world, bundle)
+    assert report["ap_drop"] == 0.0
+    assert report["drift"]["box_p95_px"] == 0.0
+    assert report["verdict"]["reasons"] == ["the engine runs no layer in int8"]
+
+
+def test_int8_that_is_not_faster_is_refused(world: Path, bundle: Path) -> None:
+    report = verified(world, bundle, max_time_ratio=1e-6)
+    assert not report["verdict"]["passed"]
+    assert "not fast enough" in report["verdict"]["reasons"][0]
+    assert load_model_json(bundle)["best"] == {"openvino": "fp32"}
+
+
+def test_a_report_for_another_model_is_stale(
+    world: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verified(world, bundle)
+    assert main(["verify", str(bundle), "--report-only"]) == 0
+    sabotage(bundle, tmp_path, swap_classes)
+    assert "best" not in json.loads((bundle / "model.json").read_text()) or not load_model_json(bundle)["best"]
+    assert main(["verify", str(bundle), "--report-only"]) == 1
+    assert "stale: the int8 model" in capsys.readouterr().out
+
+
+def test_verify_by_command(world: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--images", str(world / "val"), "--annotations", str(world / "val" / "instances.json"), "--threads", "1"]
+    assert main(["verify", str(bundle), *data, "--max-time-ratio", "1000", "--limit", "9"]) == 0
+    printed = capsys.readouterr().out
+    assert "PASSED" in printed
+    assert "9 images" in printed
+    assert main(["verify", str(bundle), *data, "--max-time-ratio", "0.000001"]) == 1
+    assert "REFUSED: fp32 stays best" in capsys.readouterr().out
+
+
+def test_calibration_images_cannot_be_evaluated_on(
+    world: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--images", str(world / "train"), "--annotations", str(world / "train" / "instances.json")]
+    assert main(["verify", str(bundle), *data]) == 2
+    assert "were not calibrated on, got 12 that were" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "{float}", "--images", "{val}", "--annotations", "{val}/instances.json"], "run `quantize` first"),
+        (["verify", "{int8}"], "expected --images and --annotations"),
+        (["verify", "{int8}", "--report-only"], "expected report.json"),
+        (["quantize", "{float}"], "run `sample` first"),
+        (["quantize", "{int8}", "--scope", "linear"], "expected layers to quantise, got none (scope is linear)"),
+        (["quantize", "{int8}", "--alpha", "3"], "expected alpha in [0, 1]"),
+        (["quantize", "{int8}", "--percentile", "3"], "expected a percentile in (50, 100]"),
+        (["quantize", "{int8}", "--images", "{val}/nothing"], "expected a readable file"),
+        (["sample", "{float}", "--images", "{val}/nothing"], "no such file or folder"),
+        (["sample", "{float}", "--images", "{val}", "--count", "99"], "expected 99 usable images"),
+        (["sample", "{float}", "--images", "{val}", "--count", "0"], "expected a count >= 1"),
+        (["sample", "{val}", "--images", "{val}"], "model.json"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_2(
+    arguments: list[str], message: str, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {name: str(world / name) for name in ("float", "int8", "val")}
+    before = (world / "int8" / "model.json").read_bytes()
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert (world / "int8" / "model.json").read_bytes() == before
+
+
+# Quantising
+
+
+def test_the_record_holds_ranges_layers_and_versions(bundle: Path) -> None:
+    record = json.loads((bundle / "calibration.json").read_text())
+    quantization = record["quantization"]
+    assert [layer["op"] for layer in quantization["layers"]] == ["Conv", "Conv"]
+    assert [kept["reason"] for kept in quantization["kept_float"]] == ["fewer than 8 channels"]
+    assert quantization["observer"] == "percentile"
+    files = load_model_json(bundle)["files"]
+    assert quantization["int8_sha256"] == files["model.openvino.int8.onnx"]["sha256"]
+    assert quantization["float_sha256"] == files["model.onnx"]["sha256"]
+    model = onnx.load(str(bundle / "model.openvino.int8.onnx"))
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert set(quantization["ranges"]) == {"images", "r0"}
+    for name, extent in quantization["ranges"].items():
+        assert extent["minimum"] <= extent["low"] <= 0.0 or extent["low"] == 0.0
+        assert extent["high"] <= extent["maximum"]
+        assert constants[f"{name}/scale"] == np.float32(extent["scale"])
+        assert constants[f"{name}/zero_point"] == extent["zero_point"]
+        assert extent["scale"] == pytest.approx((extent["high"] - extent["low"]) / 255)
+
+
+@pytest.mark.parametrize("observer", ["minmax", "entropy", "mse"])
+def test_every_observer_gives_a_good_model_here(observer: str, world: Path, bundle: Path) -> None:
+    assert main(["quantize", str(bundle), "--observer", observer, "--threads", "1"]) == 0
+    assert verified(world, bundle)["verdict"]["passed"]
+
+
+def test_quantising_twice_gives_the_same_file(bundle: Path) -> None:
+    before = (bundle / "model.openvino.int8.onnx").read_bytes()
+    assert main(["quantize", str(bundle), "--threads", "1"]) == 0
+    assert (bundle / "model.openvino.int8.onnx").read_bytes() == before
+
+
+def test_a_changed_calibration_image_is_refused(
+    world: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = Path(shutil.copytree(world / "train", tmp_path / "moved"))
+    assert main(["quantize", str(bundle), "--images", str(moved), "--threads", "1"]) == 0
+    victim = moved / read_sample(bundle).images[4].file
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(victim)
+    before = (bundle / "model.json").read_bytes()
+    assert main(["quantize", str(bundle), "--images", str(moved), "--threads", "1"]) == 2
+    printed = capsys.readouterr().err
+    assert "the calibration image was changed" in printed
+    assert str(victim) in printed
+    assert (bundle / "model.json").read_bytes() == before
+
+
+def test_nan_weights_are_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(str(world / "model.onnx"))
+    edit(model, "w1", lambda values: np.where(values == values.max(), np.float32(np.nan), values))
+    onnx.save(model, str(tmp_path / "nan.onnx"))
+    write_bundle(
+        tmp_path / "nan",
+        tmp_path / "nan.onnx",
+        name="nan",
+        input=InputSpec(width=SIDE, height=SIDE),
+        output=LogitsBoxes(top_k=16),
+        classes=list(COLOURS),
+    )
+    assert main(["sample", str(tmp_path / "nan"), "--images", str(world / "train"), "--count", "4"]) == 0
+    assert main(["quantize", str(tmp_path / "nan")]) == 2
+    assert "NaN or infinity in 'w1'" in capsys.readouterr().err
+
+
+# Sampling
+
+
+def test_the_same_seed_gives_the_same_set(world: Path) -> None:
+    draws = [draw(world / "train", count=10, seed=seed) for seed in (7, 7, 8)]
+    assert draws[0] == draws[1]
+    assert draws[0].images != draws[2].images
+    assert len({image.sha256 for image in draws[0].images}) == 10
+    assert draws[0].candidates == 24
+
+
+def test_what_cannot_be_used_is_passed_over_with_a_reason(world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(1, 7):
+        shutil.copy(world / "train" / f"{number:03d}.png", folder)
+    shutil.copy(world / "train" / "001.png", folder / "copy.png")
+    shutil.copy(world / "val" / "003.png", folder / "renamed.png")
+    (folder / "broken.png").write_bytes((world / "train" / "007.png").read_bytes()[:300])
+    (folder / "text.jpg").write_text("not an image")
+    sample = draw(folder, count=6, seed=0, exclude=sorted(evaluation_digests(world / "val")))
+    with pytest.raises(InvalidInputError, match=r"got 6 of 10 \(4 refused"):
+        draw(folder, count=7, seed=0, exclude=sorted(evaluation_digests(world / "val")))
+    everything = draw(folder, count=7, seed=0)
+    reasons = {image.file: image.reason for image in sample.refused}
+    assert set(reasons) <= {"001.png", "copy.png", "renamed.png", "broken.png", "text.jpg"}
+    assert all("evaluation" in reasons[name] for name in reasons if name == "renamed.png")
+    assert "renamed.png" not in {image.file for image in sample.images}
+    assert "renamed.png" in {image.file for image in everything.images}
+
+
+def test_evaluation_images_may_come_from_an_annotation_file(world: Path, tmp_path: Path) -> None:
+    assert evaluation_digests(world / "val" / "instances.json") == evaluation_digests(world / "val")
+    lonely = tmp_path / "instances.json"
+    shutil.copy(world / "val" / "instances.json", lonely)
+    with pytest.raises(InvalidInputError, match="beside it or in images/"):
+        evaluation_digests(lonely)
+
+
+def test_annotations_narrow_the_choice(world: Path, tmp_path: Path) -> None:
+    document = json.loads((world / "train" / "instances.json").read_text())
+    document["images"] = document["images"][:5]
+    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] <= 5]
+    (tmp_path / "five.json").write_text(json.dumps(document))
+    sample = draw(world / "train", count=5, seed=0, annotations=tmp_path / "five.json")
+    assert sorted(image.file for image in sample.images) == [f"{number:03d}.png" for number in range(1, 6)]
+
+
+def test_the_contact_sheet_shows_the_set(world: Path) -> None:
+    with Image.open(world / "sheet.png") as sheet:
+        assert sheet.size == (960, 192)  # 12 images, 10 per row
+        assert np.asarray(sheet).std() > 10
+
+
+def test_a_damaged_record_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (bundle / "calibration.json").write_text('{"format": "edgedet.calibration"')
+    assert main(["quantize", str(bundle)]) == 2
+    assert "calibration.json" in capsys.readouterr().err
+
+
+# Figures
+
+
+def test_iou_agrees_with_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 10, size=(2, 7, 2))
+    sizes = rng.uniform(0, 6, size=(2, 7, 2))
+    first, second = np.concatenate((corners, corners + sizes), axis=2).astype(np.float32)
+    found = pairwise_iou(first, second)
+    for row, a in enumerate(first.astype(float)):
+        for column, b in enumerate(second.astype(float)):
+            width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+            height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+            assert found[row, column] == pytest.approx(width * height / union)
+    assert pairwise_iou(np.zeros((1, 4), np.float32), np.zeros((1, 4), np.float32))[0, 0] == 0.0
+    assert pairwise_iou(np.zeros((0, 4), np.float32), first).shape == (0, 7)
+
+
+def detections(*rows: tuple[list[float], float, int]) -> Detections:
+    boxes = np.array([row[0] for row in rows], np.float32).reshape(-1, 4)
+    scores = np.array([row[1] for row in rows], np.float32)
+    labels = np.array([row[2] for row in rows], np.int32)
+    return Detections(boxes, scores, labels, [str(label) for label in labels])
+
+
+def test_drift_matches_class_overlap_and_score() -> None:
+    reference = detections(
+        ([0, 0, 10, 10], 0.9, 0),
+        ([20, 0, 30, 10], 0.8, 1),
+        ([40, 0, 50, 10], 0.7, 0),
+        ([60, 0, 70, 10], 0.6, 0),
+        ([80, 0, 90, 10], 0.2, 0),  # below the score that is looked at
+    )
+    other = detections(
+        ([0, 1, 10, 12], 0.8, 0),  # moved by 2 px
+        ([0, 0, 10, 11], 0.85, 0),  # a better partner of the same box, by 1 px
+        ([20, 0, 30, 10], 0.8, 0),  # right place, wrong class
+        ([40, 0, 50, 10], 0.3, 0),  # less than half the score
+        ([60, 8, 70, 18], 0.6, 0),  # too little overlap
+    )
+    found = drift([reference], [other])
+    assert found.detections == 4
+    assert found.matched == 0.25
+    assert found.box_mean_px == pytest.approx(1.0)
+    assert found.score_mean == pytest.approx(0.05)
+    assert drift([reference], [reference]).matched == 1.0
+    assert drift([detections()], [detections()]).matched == 1.0
+
+
+def test_int8_share_goes_by_the_kernel() -> None:
+    nodes = [
+        {"type": "Convolution", "primitive": "brgconv_avx512_I8", "precision": "f32"},
+        {"type": "Convolution", "primitive": "brgconv_avx512_f32", "precision": "u8"},
+        {"type": "FullyConnected", "primitive": "brgemm_avx512_I8", "precision": "u8"},
+        {"type": "Pooling", "primitive": "jit_avx512_I8", "precision": "u8"},
+    ]
+    found = int8_share(nodes)
+    assert (found.int8, found.weighted) == (2, 3)
+    assert found.share == pytest.approx(2 / 3)
+    assert int8_share([]).share == 0.0
+
+
+# Real models
+
+
+@pytest.mark.slow
+def test_the_published_model_runs_in_int8_and_stays_close(shared: Path, tmp_path: Path) -> None:
+    bundle = import_model(
+        shared / "models" / "deimv2_hgnetv2_atto_coco.onnx", tmp_path / "atto", labels=COCO80, name="atto"
+    )
+    data = shared / "data" / "coco_val2017_subset"
+    train = shared / "data" / "coco_train2017_subset" / "images"
+    arguments = ["--images", str(train), "--count", "16", "--exclude", str(data / "images")]
+    assert main(["sample", str(bundle), *arguments]) == 0
+    assert main(["quantize", str(bundle), "--threads", "2"]) == 0
+    options = VerifyOptions(limit=24, threads=2, max_drop=0.05, max_time_ratio=1000.0)
+    report = verify(bundle, images=data / "images", annotations=data / "instances.json", options=options)
+    assert report["verdict"]["passed"], report["verdict"]["reasons"]
+    assert report["execution"]["int8"] == 49
+    assert report["drift"]["matched"] > 0.9
+    assert report["drift"]["box_mean_px"] < 6.0
+
+
+@pytest.mark.slow
+def test_hostile_images_never_enter_a_set(shared: Path) -> None:
+    folder = shared / "data" / "odd_images"
+    sample = draw(folder, count=20, seed=0)
+    assert len(sample.images) == 20
+    assert all(image.width * image.height <= 100_000_000 for image in sample.images)
+    assert sample.refused
