@@ -376,7 +376,7 @@ def test_configuration_needs_data() -> None:
 def test_configuration_survives_json() -> None:
     config = resolve(TrainConfig(data=Path("data"), freeze=("backbone.stem",), weights=Path("w.safetensors")))
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert (config.size, config.lr, config.backbone_lr) == (320, 1e-3, 5e-4)
+    assert (config.size, config.lr, config.backbone_lr) == (320, 4e-3, 2e-3)
     with pytest.raises(InvalidInputError, match="got speed"):
         TrainConfig.from_json({**config.to_json(), "speed": 1})
 
