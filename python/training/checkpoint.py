@@ -117,7 +117,7 @@ def _start_from_mean(model: nn.Module, file: Path, classes: Collection[str]) -> 
     """Starts every class of the score heads from the mean of the file's classes: a score for "some object".
 
     Queries are chosen by score, so fresh random heads would choose them at random while everything behind expects
-    objects; on BCCD this halves the epochs to the same AP at the start of training.
+    objects (BCCD, four epochs at a low learning rate: AP 0.17 instead of 0.11).
     """
     tensors = _tensors(model)
     with _open(file) as handle, torch.no_grad():
