@@ -65,22 +65,15 @@ def add_parser(commands: Commands) -> None:
         choices=["rgb", "bgr"],
         help="colour order of the network (default: rgb)",
     )
-    group.add_argument(
-        "--mean",
-        nargs=3,
-        type=float,
-        default=(0.0, 0.0, 0.0),
-        metavar=("C0", "C1", "C2"),
-        help="per channel, of pixels in 0..1 (default: 0 0 0; ImageNet: 0.485 0.456 0.406)",
-    )
-    group.add_argument(
-        "--std",
-        nargs=3,
-        type=float,
-        default=(1.0, 1.0, 1.0),
-        metavar=("C0", "C1", "C2"),
-        help="per channel, of pixels in 0..1 (default: 1 1 1; ImageNet: 0.229 0.224 0.225)",
-    )
+    for option, neutral, imagenet in (("--mean", 0.0, "0.485 0.456 0.406"), ("--std", 1.0, "0.229 0.224 0.225")):
+        group.add_argument(
+            option,
+            nargs=3,
+            type=float,
+            default=(neutral, neutral, neutral),
+            metavar=("C0", "C1", "C2"),
+            help=f"per channel, of pixels in 0..1 (default: {neutral:g} {neutral:g} {neutral:g}; ImageNet: {imagenet})",
+        )
     group.add_argument(
         "--pad-value", type=_grey, default=114, metavar="0..255", help="grey of letterbox borders (default: 114)"
     )
