@@ -124,7 +124,8 @@ def _start_from_mean(model: nn.Module, file: Path, classes: Collection[str]) -> 
         for source in handle.keys():  # noqa: SIM118
             name = _our_name(source)
             if name in classes and "score_head" in name:
-                tensors[name].copy_(handle.get_tensor(source).float().mean(dim=0).expand_as(tensors[name]))
+                value = _checked(handle.get_tensor(source), tensors[name], name, file)
+                tensors[name].copy_(value.mean(dim=0).expand_as(tensors[name]))
 
 
 def _open(file: Path) -> Any:
@@ -174,7 +175,8 @@ def _load(model: nn.Module, file: Path, *, fresh: frozenset[str]) -> int:
         for name, sources in stored.items():
             shape = tuple(tensors[name].shape)
             for got in (tuple(handle.get_slice(source).get_shape()) for source in sources):
-                if got != shape and name not in fresh:
+                kept_fresh = name in fresh and (name in _SIZE_TENSORS or got[1:] == shape[1:])
+                if got != shape and not kept_fresh:
                     wrong.append(f"{name} {shape} but {got}")
         if wrong:
             raise ModelError(

@@ -102,12 +102,12 @@ class ConvNorm(nn.Module):
         Maps are large and these layers bound by memory, so two passes fewer, and four fewer backward, are worth it.
         """
         norm = self.norm
-        if self.training and norm.num_batches_tracked is not None:
+        if norm.training and norm.num_batches_tracked is not None:
             norm.num_batches_tracked += 1
         weight, bias = lab.scale * norm.weight, lab.scale * norm.bias + lab.bias
         mean, var = norm.running_mean, norm.running_var
         assert norm.momentum is not None
-        z = F.batch_norm(x, mean, var, weight, bias, self.training, norm.momentum, norm.eps)
+        z = F.batch_norm(x, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
         return _Floor.apply(z, lab.bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
