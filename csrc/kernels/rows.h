@@ -73,12 +73,20 @@ EDGEDET_INLINE void linear_down(const std::int16_t* __restrict top, const std::i
 // `count` weighted sums over `taps` rows of bytes. Reads and writes up to a multiple of kRowPadding.
 EDGEDET_INLINE void triangle_down(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps,
                                   std::int32_t count, std::uint8_t* out) {
-  for (std::int32_t x = 0; x < count; ++x) {
-    std::int32_t sum = 0;
+  constexpr int kBlock = 32;  // sums that stay in registers
+  static_assert(kRowPadding % kBlock == 0);
+  for (std::int32_t begin = 0; begin < count; begin += kBlock) {
+    std::int32_t sums[kBlock] = {};
     for (std::int32_t tap = 0; tap < taps; ++tap) {
-      sum += rows[tap][x] * weights[tap];
+      const std::uint8_t* row = rows[tap] + begin;
+      const std::int32_t weight = weights[tap];
+      for (int i = 0; i < kBlock; ++i) {
+        sums[i] += row[i] * weight;
+      }
     }
-    out[x] = rounded_byte(sum);
+    for (int i = 0; i < kBlock; ++i) {
+      out[begin + i] = rounded_byte(sums[i]);
+    }
   }
 }
 
