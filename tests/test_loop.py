@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_data import IDS, NAMES, make_dataset, tiny_config
 
@@ -460,3 +461,10 @@ def test_a_run_starts_from_the_weights_of_another(data: Path, tmp_path: Path) ->
     ]
     assert len(changed) > 50
     assert copy.deepcopy(learner.ema.module.state_dict()).keys() == fresh.state_dict().keys()
+
+
+def test_bf16_trains_and_gives_full_precision_weights(data: Path, tmp_path: Path) -> None:
+    result = trainer.train(tiny_config(data, tmp_path / "run", epochs=1, precision="bf16"))
+    weights = load_file(result.run / "last.safetensors")
+    assert all(tensor.dtype in (torch.float32, torch.int64, torch.bool) for tensor in weights.values())
+    assert all(tensor.isfinite().all() for name, tensor in weights.items() if name != "decoder.anchors")

@@ -121,7 +121,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        return F.rms_norm(x, (x.shape[-1],), self.scale, self.eps)
+        # Sums of squares overflow float16; under autocast the weight is float32 anyway.
+        return F.rms_norm(x.float(), (x.shape[-1],), self.scale, self.eps).to(x.dtype)
 
 
 class MLP(nn.Module):
