@@ -28,8 +28,8 @@ SCENES = DatasetConfig()
 
 # The smallest model on a small input, few denoising queries, small batches: many cheap steps.
 TRAINING = [
-    *("--model", "atto", "--size", "192", "--denoising", "20", "--epochs", "24", "--batch", "8"),
-    *("--lr", "0.002", "--backbone-lr", "0.002", "--vertical-flip", "0.5", "--eval-every", "3"),
+    *("--model", "atto", "--size", "192", "--denoising", "20", "--epochs", "20", "--batch", "8"),
+    *("--lr", "0.002", "--backbone-lr", "0.002", "--vertical-flip", "0.5", "--eval-every", "4"),
 ]
 PICTURES = 6
 SHOWN_SCORE = 0.5
@@ -143,12 +143,12 @@ def collect(pipeline: Pipeline) -> Report:
         pictures=tuple(pictures()),
         curves=(
             Curve(
-                "AP on the validation scenes, over seconds of training",
+                "AP on the validation scenes",
                 tuple(record["seconds"] for record in validations),
                 tuple(record["AP"] for record in validations),
             ),
             Curve(
-                "training loss, over seconds of training",
+                "Training loss",
                 tuple(record["seconds"] for record in steps),
                 tuple(record["loss"] for record in steps),
                 "loss",
