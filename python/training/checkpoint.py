@@ -82,7 +82,9 @@ def read_description(file: Path) -> dict[str, Any] | None:
     except ValueError:
         description = None
     if not isinstance(description, dict):
-        raise InvalidInputError(f"{file}: expected a JSON object as metadata {_KEY!r}, got {text[:80]!r}; export it anew")
+        raise InvalidInputError(
+            f"{file}: expected a JSON object as metadata {_KEY!r}, got {text[:80]!r}; the file is damaged or not ours"
+        )
     return description
 
 
@@ -99,14 +101,16 @@ def load_weights(model: nn.Module, file: Path) -> None:
 def load_pretrained(model: nn.Module, file: Path) -> PretrainedReport:
     """As `load_weights`, for training on other classes or another input size than the file's.
 
-    The tensors of which one axis counts classes start afresh if their shape differs, all together: score heads from the
-    mean of the file's classes, embeddings as they are. The anchors stay as they are if the input size differs. Raises as
-    `load_weights` does for anything else.
+    The tensors of which one axis counts classes start afresh if their shape differs, all together: score heads from
+    the mean of the file's classes, embeddings as they are. The anchors stay as they are if the input size differs.
+    Raises as `load_weights` does for anything else.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(model).items()}
     theirs = _shapes(file)
     differing = {name for name, shape in shapes.items() if name in theirs and theirs[name] != shape}
-    classes = {name for name in shapes if _CLASS_TENSORS.match(name)} if any(map(_CLASS_TENSORS.match, differing)) else set()
+    classes: set[str] = set()
+    if any(map(_CLASS_TENSORS.match, differing)):
+        classes = {name for name in shapes if _CLASS_TENSORS.match(name)}
     anchors = set(_SIZE_TENSORS) if differing & set(_SIZE_TENSORS) else set()
     loaded = _load(model, file, fresh=frozenset(classes | anchors))
     _start_from_mean(model, file, classes)
@@ -132,7 +136,9 @@ def _open(file: Path) -> Any:
     try:
         size = file.stat().st_size
     except OSError as error:
-        raise InvalidInputError(f"{file}: expected a safetensors file, got none ({error.strerror}); check the path") from error
+        raise InvalidInputError(
+            f"{file}: expected a safetensors file, got none ({error.strerror}); check the path"
+        ) from error
     if size > _MAX_BYTES:
         raise InvalidInputError(f"{file}: expected at most {_MAX_BYTES} bytes, got {size}; this is no small detector")
     try:
@@ -224,7 +230,9 @@ def _checked(value: Tensor, target: Tensor, name: str, file: Path) -> Tensor:
         )
     value = value.to(target.dtype)
     if constant and not torch.allclose(value, target.cpu()):
-        raise ModelError(f"{file}: expected {name} = {target.tolist()}, got {value.tolist()}; the configuration differs")
+        raise ModelError(
+            f"{file}: expected {name} = {target.tolist()}, got {value.tolist()}; build the model it was trained as"
+        )
     return value
 
 

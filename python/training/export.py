@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from edgedet import ModelError
@@ -31,7 +30,8 @@ def export_onnx(
 ) -> Path:
     """Writes a model as one ONNX file, weights inside, and checks what was written.
 
-    The graph maps `images` (N, 3, H, W) float32 to `logits` (N, Q, C) and `boxes` (N, Q, 4) cxcywh in [0, 1]; N is free.
+    The graph maps `images` (N, 3, H, W) float32 to `logits` (N, Q, C) and `boxes` (N, Q, 4) cxcywh in [0, 1]; N is
+    free.
 
     Args:
         model: Any mode, any device; it stays as it is.
@@ -50,16 +50,15 @@ def export_onnx(
     deployed = deploy(model, sampling=sampling, input_size=size)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, *size, generator=generator)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The tracer warns about values it takes as constants; that is what fixed shapes are.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx")
+    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        traced = Path(folder) / "traced.onnx"
+        # The tracer warns about values that it takes as constants, which is what fixed shapes are, and this exporter
+        # announces its successor. What matters is checked below.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             deployed,
             (images,),
-            buffer,
+            traced,
             dynamo=False,
             opset_version=opset,
             input_names=["images"],
@@ -67,7 +66,8 @@ def export_onnx(
             dynamic_axes={name: {0: "N"} for name in ("images", "logits", "boxes")},
             do_constant_folding=True,
         )
-    content = _tidied(buffer.getvalue())
+        shapes = [tuple(output.shape[1:]) for output in deployed(images)]
+        content = _tidied(traced.read_bytes(), shapes)
     onnx.checker.check_model(content, full_check=True)
     _check_outputs(deployed, content, images)
     write_atomically(path, content)
@@ -125,8 +125,11 @@ def _check_weights(model: Deimv2) -> None:
             )
 
 
-def _tidied(content: bytes) -> bytes:
-    """Constants folded and stored once, everything named after the module it comes from, nothing of the machine left."""
+def _tidied(content: bytes, shapes: Sequence[tuple[int, ...]]) -> bytes:
+    """Constants folded and stored once, everything named after the module it comes from, nothing of the machine left.
+
+    shapes: of the outputs, without the batch axis.
+    """
     import onnx
     from onnx import numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -135,9 +138,10 @@ def _tidied(content: bytes) -> bytes:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     kept = []
     for node in graph.node:
-        if node.op_type == "Constant" or (node.output[0] not in {o.name for o in graph.output} and all(
-            name in constants or not name for name in node.input
-        )):
+        if node.op_type == "Constant" or (
+            node.output[0] not in {o.name for o in graph.output}
+            and all(name in constants or not name for name in node.input)
+        ):
             alone = onnx.helper.make_graph(
                 [node],
                 "constant",
@@ -146,7 +150,8 @@ def _tidied(content: bytes) -> bytes:
                 [numpy_helper.from_array(constants[name], name) for name in node.input if name],
             )
             one = onnx.helper.make_model(alone, opset_imports=model.opset_import)
-            constants.update(zip(node.output, ReferenceEvaluator(one).run(None, {}), strict=True))
+            values: Any = ReferenceEvaluator(one).run(None, {})
+            constants.update(zip(node.output, values, strict=True))
         else:
             kept.append(node)
 
@@ -177,9 +182,12 @@ def _tidied(content: bytes) -> bytes:
                 names[name] = node.name if index == 0 else f"{node.name}:{index}"
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    for field, values in (("node", kept), ("initializer", initializers)):
+    for field, content_of in (("node", kept), ("initializer", initializers)):
         graph.ClearField(field)
-        getattr(graph, field).extend(values)
+        getattr(graph, field).extend(content_of)
+    for value, shape in zip(graph.output, shapes, strict=True):
+        for dimension, size in zip(list(value.type.tensor_type.shape.dim)[1:], shape, strict=True):
+            dimension.dim_value = size
     graph.ClearField("value_info")
     graph.name = "edgedet"
     model.producer_name, model.producer_version = "edgedet", ""
@@ -187,10 +195,10 @@ def _tidied(content: bytes) -> bytes:
 
 
 def _check_outputs(deployed: torch.nn.Module, content: bytes, images: torch.Tensor) -> None:
-    """onnxruntime gives the deployed model's detections, at batch 1 and 2.
+    """Onnxruntime gives the deployed model's detections, at batch 1 and 2.
 
-    Compared are rows (a query's logits and box) with the nearest row, and nine of ten have to agree: near ties among the
-    encoder's scores may order queries differently and swap the last ones.
+    Compared are rows (a query's logits and box) with the nearest row, and nine of ten have to agree: near ties among
+    the encoder's scores may order queries differently and swap the last ones.
     """
     import onnxruntime
 
@@ -205,4 +213,7 @@ def _check_outputs(deployed: torch.nn.Module, content: bytes, images: torch.Tens
             raise ModelError("export: expected finite outputs, got NaN or infinite values; are the weights trained?")
         error = torch.cdist(wanted, got, p=float("inf")).amin(-1).quantile(0.9)
         if got.shape != wanted.shape or error > _TOLERANCE * max(1.0, float(wanted.abs().max())):
-            raise ModelError(f"export: expected the model's outputs from onnxruntime, got differences of {float(error):.2g}")
+            raise ModelError(
+                f"export: expected the model's outputs from onnxruntime, got differences of {float(error):.2g}; "
+                "try another onnxruntime or torch, and report it"
+            )

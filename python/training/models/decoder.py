@@ -75,7 +75,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, value: Tensor, shapes: list[Shape], mask: Tensor | None
     ) -> Tensor:
-        """x, position: (B, Q, D); reference: (B, Q, 4); value: (B, L, D); mask: (Q, Q), True is visible. To (B, Q, D)."""
+        """x, position: (B, Q, D); reference: (B, Q, 4); value: (B, L, D); mask: (Q, Q), True is visible."""
         x = self.norm1(x + self.self_attn(x, position, mask))
         x = self.norm2(x + self.cross_attn(x + position, reference, value, shapes))
         return self.norm3(x + self.swish_ffn(x))  # type: ignore[no-any-return]
@@ -88,8 +88,7 @@ class QualityEstimator(nn.Module):
         super().__init__()
         self.bins, self.top = bins, top
         self.reg_conf = MLP(4 * (top + 1), hidden_dim, 1, 2, activation)
-        nn.init.zeros_(self.reg_conf.layers[-1].weight)
-        nn.init.zeros_(self.reg_conf.layers[-1].bias)
+        self.reg_conf.zero_last()
 
     def forward(self, logits: Tensor, corners: Tensor) -> Tensor:
         """logits: (B, Q, C); corners: (B, Q, 4 * bins). Returns (B, Q, C)."""
@@ -158,9 +157,9 @@ class Decoder(nn.Module):
         for head in [self.enc_score_head, *self.dec_score_head]:
             nn.init.constant_(head.bias, prior_bias(0.01))
         for mlp in [self.enc_bbox_head, self.pre_bbox_head, *self.dec_bbox_head]:
-            nn.init.zeros_(mlp.layers[-1].weight)
-            nn.init.zeros_(mlp.layers[-1].bias)
+            mlp.zero_last()
         for layer in self.query_pos_head.layers:
+            assert isinstance(layer, nn.Linear)
             nn.init.xavier_uniform_(layer.weight)
 
     def anchors_for(self, shapes: list[Shape], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -264,4 +263,10 @@ class Decoder(nn.Module):
 
 
 def _rows(prediction: Prediction, rows: slice) -> Prediction:
-    return Prediction(*(t if t is None else t[:, rows] for t in vars(prediction).values()))
+    corners, reference = prediction.corners, prediction.reference
+    return Prediction(
+        prediction.logits[:, rows],
+        prediction.boxes[:, rows],
+        None if corners is None else corners[:, rows],
+        None if reference is None else reference[:, rows],
+    )

@@ -9,7 +9,7 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Sampling = Literal["gather", "grid_sample", "discrete"]
@@ -20,7 +20,7 @@ Shape = tuple[int, int]
 
 
 def _sample_grid(values: list[Tensor], locations: Tensor, weights: Tensor, points: tuple[int, ...]) -> Tensor:
-    batch, queries, heads = weights.shape[:3]
+    batch, queries = weights.shape[:2]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).split(points, dim=2)
     sampled = [
         F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

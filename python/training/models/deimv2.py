@@ -59,7 +59,12 @@ def deimv2_config(
         StageConfig(in_channels=256, mid_channels=64, out_channels=256, light=True)
         if variant == "atto"
         else StageConfig(
-            in_channels=256, mid_channels=64, out_channels=512, light=True, kernel=5, blocks=2 if variant == "pico" else 1
+            in_channels=256,
+            mid_channels=64,
+            out_channels=512,
+            light=True,
+            kernel=5,
+            blocks=2 if variant == "pico" else 1,
         )
     )
     backbone = HGNetV2Config(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgedet import InvalidInputError
-from training.models.decoder import SATURATED_LOGIT, Decoder, DecoderLayer
+from training.models.decoder import SATURATED_LOGIT, Decoder, DecoderLayer, QualityEstimator
 from training.models.deformable_attention import DeformableAttention, Sampling, Shape
 from training.models.deimv2 import Deimv2
 from training.models.layers import ConvNorm, LearnableAffine
@@ -41,9 +41,7 @@ class Deployed(nn.Module):
         return self.decoder(self.encoder(self.backbone(images)))  # type: ignore[no-any-return]
 
 
-def deploy(
-    model: Deimv2, *, sampling: Sampling = "gather", input_size: tuple[int, int] | None = None
-) -> Deployed:
+def deploy(model: Deimv2, *, sampling: Sampling = "gather", input_size: tuple[int, int] | None = None) -> Deployed:
     """The deployed form of a model, on the CPU in float32; the model stays as it is.
 
     sampling: how deformable attention reads its maps. input_size: (height, width), the model's own if not given.
@@ -103,7 +101,7 @@ class _Clip(nn.Module):
 
 
 def _fold_affine(conv: nn.Conv2d, lab: LearnableAffine) -> _Clip:
-    """Moves scale and shift in front of the ReLU: s relu(z) + b is max(s z + b, b) for s > 0, and min(...) otherwise."""
+    """Moves scale and shift in front of the ReLU: s relu(z) + b is max(s z + b, b) for s > 0, min(...) otherwise."""
     scale, shift = float(lab.scale.detach()), float(lab.bias.detach())
     assert conv.bias is not None
     with torch.no_grad():
@@ -117,7 +115,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
-        """table (B, N, D), index (B, M) to (B, M, D)."""
+        """Table (B, N, D), index (B, M) to (B, M, D)."""
         return table.gather(1, index.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
 
     @staticmethod
@@ -170,6 +168,12 @@ class _DeployedCrossAttention(nn.Module):
         starts = starts.repeat_interleave(torch.tensor(source.points)).repeat(self.heads)
         head = torch.arange(self.heads).repeat_interleave(self.total)
         # The row of cell (x, y) of a level in the (L * heads, channels) table is strides . (x, y) + first.
+        self.cells: Tensor
+        self.last: Tensor
+        self.strides: Tensor
+        self.first: Tensor
+        self.corner: Tensor
+        self.steps: Tensor
         self.register_buffer("cells", cells)
         self.register_buffer("last", sizes - (2 if sampling == "gather" else 1))
         self.register_buffer("strides", torch.stack([torch.ones_like(sizes[0]), sizes[0]]) * self.heads)
@@ -208,8 +212,8 @@ class _DeployedCrossAttention(nn.Module):
     def _gather(self, location: Tensor, weights: Tensor, memory: Tensor) -> Tensor:
         """location: (B, Q, 2, R) in cells, whole numbers at cell centres; weights: (B, Q, H, P).
 
-        The share of a cell is max(0, 1 - distance) along each axis. Taken around a 2x2 block that is kept inside the map,
-        this is bilinear interpolation with zeros outside, without a mask.
+        The share of a cell is max(0, 1 - distance) along each axis. Taken around a 2x2 block that is kept inside the
+        map, this is bilinear interpolation with zeros outside, without a mask.
         """
         low = location.floor().clamp(min=0).minimum(self.last)
         rows = (low * self.strides).sum(2).unsqueeze(-1) + self.steps
@@ -283,6 +287,9 @@ class _DeployedDecoder(nn.Module):
         self.dim, self.queries, self.bins = config.hidden_dim, config.num_queries, config.reg_max + 1
         self.shapes = [(input_size[0] // s, input_size[1] // s) for s in config.strides]
         anchors, valid = source.anchors_for(self.shapes, torch.device("cpu"))
+        self.anchors: Tensor
+        self.valid: Tensor | None
+        self.moves: Tensor
         self.register_buffer("anchors", anchors[0].clamp(max=_FAR))
         self.register_buffer("valid", None if bool(valid.all()) else valid.float())
         self.layers = nn.ModuleList()
@@ -302,8 +309,10 @@ class _DeployedDecoder(nn.Module):
 
         # The estimator's statistics are each edge's highest probabilities and their mean, so its mean folds away.
         quality = copy.deepcopy(source.lqe_layers[-1])
-        self.top = int(quality.top)
+        assert isinstance(quality, QualityEstimator)
+        self.top = quality.top
         first = quality.reg_conf.layers[0]
+        assert isinstance(first, nn.Linear)
         weight = first.weight.detach().view(-1, 4, self.top + 1)
         folded = nn.Linear(4 * self.top, first.out_features)
         with torch.no_grad():

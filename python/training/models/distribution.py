@@ -1,4 +1,4 @@
-"""Boxes as distributions over edge distances: fine-grained distribution refinement (D-FINE, Peng et al., 2024, §4.1)."""
+"""Boxes as distributions of edge distances: fine-grained distribution refinement (D-FINE, Peng et al. 2024, §4.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def integral(corners: Tensor, weights: Tensor) -> Tensor:
 
     corners: (..., 4 * bins) logits. weights: (bins,). Returns (..., 4): left, top, right, bottom.
     """
-    probabilities = corners.unflatten(-1, (4, weights.shape[0])).softmax(dim=-1)
+    probabilities: Tensor = corners.unflatten(-1, (4, weights.shape[0])).softmax(dim=-1)
     return probabilities @ weights
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own idiom)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Literal["none", "relu", "silu", "gelu"]
@@ -83,7 +84,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, groups=groups, bias=False
         )
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(out_channels)
         self.act = activation_layer(activation)
         self.lab = LearnableAffine() if affine else None
 
@@ -102,6 +103,7 @@ class ConvNorm(nn.Module):
         Maps are large and these layers bound by memory, so two passes fewer, and four fewer backward, are worth it.
         """
         norm = self.norm
+        assert isinstance(norm, nn.BatchNorm2d)
         if norm.training and norm.num_batches_tracked is not None:
             norm.num_batches_tracked += 1
         weight, bias = lab.scale * norm.weight, lab.scale * norm.bias + lab.bias
@@ -131,7 +133,7 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, layers: int, activation: Activation) -> None:
         super().__init__()
         sizes = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.act = activation_layer(activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,6 +141,13 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = self.act(layer(x))
         return self.layers[-1](x)  # type: ignore[no-any-return]
+
+    def zero_last(self) -> None:
+        """Makes the last layer's output zero, so that what it refines starts unrefined."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
 
 class SwiGLU(nn.Module):

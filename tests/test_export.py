@@ -1,0 +1,201 @@
+"""The deployed form and the ONNX file against the model they come from, and against the published files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_models import ATTO, FEMTO, nearest, shaken, targets, tiny_config
+from torch import Tensor, nn
+
+import edgedet
+from edgedet import Detector, InvalidInputError, ModelError
+from edgedet.bundle import InputSpec, load_model_json
+from training.checkpoint import load_weights
+from training.export import export_onnx, write_bundle_from_model
+from training.models.deformable_attention import Sampling
+from training.models.deimv2 import Variant, build, deimv2_config
+from training.models.deploy import deploy
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = [
+    # torch's tracer and exporter announce their successors; see export_onnx.
+    pytest.mark.filterwarnings("ignore:.*legacy.*:DeprecationWarning"),
+]
+
+
+def run(path: Path, images: Tensor) -> Tensor:
+    """Rows of logits and box, (B, Q, C + 4)."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    logits, boxes = session.run(["logits", "boxes"], {"images": images.numpy()})
+    return torch.cat([torch.from_numpy(logits), torch.from_numpy(boxes)], dim=-1)
+
+
+def rows(output: Any) -> Tensor:
+    return torch.cat(output if isinstance(output, tuple) else (output.logits, output.boxes), dim=-1)
+
+
+@pytest.mark.parametrize("sampling", ["gather", "grid_sample"])
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_deployed_form_equals_the_model(sampling: Sampling, size: tuple[int, int]) -> None:
+    model = shaken(build(tiny_config())).eval()
+    with torch.no_grad():
+        # Negative scales take the other branch of the folding, large offsets sample outside the maps.
+        model.backbone.stem.stem1.lab.scale.fill_(-0.8)
+        model.backbone.stages[1].blocks[0].layers[0].lab.scale.fill_(-1.2)
+        for layer in model.decoder.layers:
+            layer.cross_attn.sampling_offsets.bias.mul_(6)
+    images = torch.rand(2, 3, *size)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    deployed = deploy(model, sampling=sampling, input_size=size)
+    with torch.no_grad():
+        assert nearest(rows(model(images).final), rows(deployed(images))).max() < 1e-4
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not [m for m in deployed.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_discrete_reads_the_cell_that_rtdetrv2_reads() -> None:
+    """Without offsets every point is the box's centre; the cell is the one at floor(centre * size + 1/2)."""
+    layer = deploy(shaken(build(tiny_config())), sampling="discrete").decoder.layers[0].cross
+    with torch.no_grad():
+        layer.project.weight.zero_()
+        layer.project.bias.zero_()
+    memory = torch.randn(2, 4 * 6 + 2 * 3, 64)
+    boxes = torch.cat([torch.rand(2, 12, 2), torch.full((2, 12, 2), 0.2)], dim=-1)
+    got = layer(torch.zeros(2, 12, 64), boxes, [], memory)
+    for image in range(2):
+        for query in range(12):
+            x, y = boxes[image, query, :2].tolist()
+            fine = memory[image, min(int(y * 4 + 0.5), 3) * 6 + min(int(x * 6 + 0.5), 5)]
+            coarse = memory[image, 24 + min(int(y * 2 + 0.5), 1) * 3 + min(int(x * 3 + 0.5), 2)]
+            torch.testing.assert_close(got[image, query], (4 * fine + 2 * coarse) / 6)
+
+
+def test_gather_needs_two_cells() -> None:
+    config = replace(tiny_config(queries=4), input_size=(32, 64))
+    with pytest.raises(InvalidInputError, match="2x2 cells"):
+        deploy(build(config))
+    deploy(build(config), sampling="grid_sample")
+
+
+def test_unusable_anchors_stay_out_of_the_deployed_form() -> None:
+    """Cells next to the border of a large map have infinite anchors; the deployed form holds finite numbers only."""
+    model = shaken(build(replace(tiny_config(), input_size=(64, 1664)))).eval()
+    assert not bool(model.decoder.valid_mask.all())
+    deployed = deploy(model)
+    assert all(tensor.isfinite().all() for tensor in deployed.state_dict().values())
+    images = torch.rand(1, 3, 64, 1664)
+    with torch.no_grad():
+        assert nearest(rows(model(images).final), rows(deployed(images))).max() < 1e-4
+
+
+@pytest.mark.parametrize("sampling", ["gather", "grid_sample", "discrete"])
+def test_onnx_file(tmp_path: Path, sampling: Sampling) -> None:
+    model = shaken(build(tiny_config())).train()  # any mode
+    path = export_onnx(model, tmp_path / "model.onnx", sampling=sampling)
+    graph = onnx.load(path).graph
+    assert [value.name for value in graph.input] == ["images"]
+    assert [value.name for value in graph.output] == ["logits", "boxes"]
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)]
+    assert shapes == [["N", 3, 64, 96], ["N", 12, 5], ["N", 12, 4]]
+    kinds = {node.op_type for node in graph.node}
+    assert not kinds & {"BatchNormalization", "Shape", "Constant", "Identity", "ConstantOfShape", "If", "Expand"}
+    assert ("GridSample" in kinds) == (sampling == "grid_sample")
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    assert "backbone.stem.stem1.conv.Conv" in names
+    if sampling != "discrete":
+        images = torch.rand(3, 3, 64, 96)
+        with torch.no_grad():
+            wanted = rows(model.eval()(images).final)
+        assert nearest(wanted, run(path, images)).max() < 1e-3
+
+
+def test_export_is_deterministic(tmp_path: Path) -> None:
+    model = shaken(build(tiny_config()))
+    first = export_onnx(model, tmp_path / "a.onnx").read_bytes()
+    assert first == export_onnx(model, tmp_path / "b.onnx").read_bytes()
+
+
+def test_export_refuses_nan(tmp_path: Path) -> None:
+    model = build(tiny_config())
+    with torch.no_grad():
+        model.decoder.layers[0].norm1.scale[0] = float("nan")
+    with pytest.raises(ModelError, match=r"decoder\.layers\.0\.norm1\.scale"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bundle(tmp_path: Path) -> None:
+    model = shaken(build(tiny_config())).eval()
+    spec = InputSpec(width=96, height=64, filter="antialias")
+    names = ["a", "b", "c", "d", "e"]
+    bundle = write_bundle_from_model(
+        model, tmp_path / "b", name="tiny", input=spec, classes=names, category_ids=[3, 5, 7, 11, 13]
+    )
+    document = load_model_json(bundle)
+    assert document["classes"] == names
+    assert document["category_ids"] == [3, 5, 7, 11, 13]
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    found = Detector(bundle)(photo)
+    images = torch.from_numpy(edgedet.preprocess(photo, width=96, height=64, filter="antialias"))[None]
+    with torch.no_grad():
+        scores = model(images).final.logits.sigmoid().flatten().sort(descending=True).values
+    np.testing.assert_allclose(found.scores, scores[: len(found.scores)].numpy(), atol=1e-3)
+    with pytest.raises(ModelError, match="5 class names"):
+        write_bundle_from_model(
+            model, tmp_path / "c", name="tiny", input=spec, classes=names[:4], category_ids=[1, 2, 3, 4]
+        )
+
+
+def test_export_after_a_training_step(tmp_path: Path) -> None:
+    """Statistics, tied heads and everything else that a step changes arrive in the file."""
+    model = build(tiny_config()).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(2):
+        output = model(torch.rand(4, 3, 64, 96), targets(4, 5))
+        loss = sum((p.logits.square().mean() + p.boxes.square().mean()) for p in [output.final, *output.auxiliary])
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        optimizer.step()
+    images = torch.rand(2, 3, 64, 96)
+    path = export_onnx(model, tmp_path / "model.onnx")
+    with torch.no_grad():
+        assert nearest(rows(model.eval()(images).final), run(path, images)).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights", "sampling"), [("atto", ATTO, "gather"), ("femto", FEMTO, "grid_sample")]
+)
+def test_exported_equals_published(
+    shared: Path, tmp_path: Path, variant: Variant, weights: str, sampling: Sampling
+) -> None:
+    """Our file against the published one, both in onnxruntime, on real photos: 0.05 px and 0.001 of score."""
+    model = build(deimv2_config(variant))
+    load_weights(model, shared / "models" / weights)
+    path = export_onnx(model, tmp_path / "model.onnx", sampling=sampling)
+    side = model.config.input_size[0]
+    published = onnxruntime.InferenceSession(
+        str(shared / "models" / f"deimv2_hgnetv2_{variant}_coco.onnx"), providers=["CPUExecutionProvider"]
+    )
+    mine = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    compared = 0
+    for photo in sorted((shared / "data" / "coco_val2017_subset" / "images").glob("*.jpg"))[:12]:
+        images = edgedet.preprocess(edgedet.read_image(photo), width=side, height=side)[None]
+        size = np.array([[side, side]], dtype=np.int64)
+        labels, boxes, scores = (out[0] for out in published.run(None, {"images": images, "orig_target_sizes": size}))
+        logits, raw = (torch.from_numpy(out[0]) for out in mine.run(None, {"images": images}))
+        centre, half = raw[:, :2] * side, raw[:, 2:] * side / 2
+        ours = torch.cat([centre - half, centre + half], dim=1)
+        for label, box, score in zip(labels, boxes, scores, strict=True):
+            if score > 0.05:
+                close = (ours - torch.from_numpy(box)).abs().amax(1) <= 0.05
+                alike = (logits[:, label].sigmoid() - float(score)).abs() <= 1e-3
+                assert bool((close & alike).any()), (photo.name, label, box, score)
+                compared += 1
+    assert compared > 50
