@@ -1,16 +1,16 @@
 // The Python module `_core`: views in, values out.
+#include <map>
+#include <mutex>
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <map>
-#include <mutex>
-
 #include "common/thread_pool.h"
+#include "edgedet/bundle.h"
 #include "edgedet/detector.h"
 #include "edgedet_build_info.h"
 #include "kernels/ops.h"
-#include "runtime/model_spec.h"
 
 namespace py = pybind11;
 
@@ -247,8 +247,8 @@ py::array preprocess(const py::object& image, std::int32_t width, std::int32_t h
   spec.pad_value = static_cast<std::uint8_t>(pad_value);
   const DType type = choose<DType>("dtype", dtype, {{"float32", DType::kFloat32}, {"float16", DType::kFloat16}});
   const ImageView view = image_view(image, pixel_format(format));
-  ops::validate(view);
-  ops::validate(spec);
+  edgedet::validate(view);
+  edgedet::validate(spec);
 
   py::array out(py::dtype(dtype), std::vector<py::ssize_t>{3, height, width});
   void* data = out.mutable_data();

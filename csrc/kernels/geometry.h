@@ -8,9 +8,6 @@
 
 namespace edgedet {
 
-// Longest side of an image or of a network input, in pixels.
-constexpr std::int32_t kMaxImageSide = 32768;
-
 // The source image fills the content rectangle of the network input; outside of it lies padding (letterbox only).
 // All in pixels.
 struct Geometry {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/validate.h"
 #include "edgedet/types.h"
 #include "kernels/geometry.h"
 
@@ -30,13 +31,8 @@ class PreprocessWorkspace {
   std::unique_ptr<Impl> impl_;
 };
 
-// Throws Error(kInvalidInput) on a null pointer, a size outside [1, kMaxImageSide], a stride shorter than a row,
-// an odd NV12 size, a non-finite mean or a std that is not positive.
-void validate(const ImageView& image);
-void validate(const PreprocessSpec& spec);
-
-// Writes (3, spec.height, spec.width) of `dtype` at `out`. `pool` may be null (one thread). Returns the geometry that
-// decode needs to go back to source pixels.
+// Writes (3, spec.height, spec.width) of `dtype` at `out` after `validate` of image and spec. `pool` may be null (one
+// thread). Returns the geometry that decode needs to go back to source pixels.
 Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, DType dtype, void* out,
                         PreprocessWorkspace& workspace, ThreadPool* pool);
 

@@ -1,15 +1,12 @@
 // Preprocessing on the CPU: bands of output rows in parallel; in each band a horizontal pass per source row that is
 // needed, kept in a small ring, and a vertical pass per output row.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <memory>
-#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "common/thread_pool.h"
-#include "edgedet/error.h"
 #include "kernels/ops.h"
 #include "kernels/preprocess.h"
 #include "kernels/row_loops.h"
@@ -119,8 +116,6 @@ void grow(Vector& vector, std::size_t size) {
   }
 }
 
-[[noreturn]] void invalid(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
-
 }  // namespace
 
 struct PreprocessWorkspace::Impl {
@@ -171,53 +166,6 @@ PreprocessWorkspace::PreprocessWorkspace() : impl_(std::make_unique<Impl>()) {}
 PreprocessWorkspace::~PreprocessWorkspace() = default;
 PreprocessWorkspace::PreprocessWorkspace(PreprocessWorkspace&&) noexcept = default;
 PreprocessWorkspace& PreprocessWorkspace::operator=(PreprocessWorkspace&&) noexcept = default;
-
-void validate(const ImageView& image) {
-  if (image.data == nullptr) {
-    invalid("expected image data, got a null pointer; pass a non-empty image");
-  }
-  if (image.width < 1 || image.height < 1 || image.width > kMaxImageSide || image.height > kMaxImageSide) {
-    invalid("expected image sides from 1 to " + std::to_string(kMaxImageSide) + " pixels, got " +
-            std::to_string(image.width) + "x" + std::to_string(image.height) + "; crop or shrink the image first");
-  }
-  const bool packed = image.format == PixelFormat::kRgb || image.format == PixelFormat::kBgr;
-  const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(image.width) * (packed ? 3 : 1);
-  if (image.stride < row) {
-    invalid("expected a stride of at least one row (" + std::to_string(row) + " bytes), got " +
-            std::to_string(image.stride) + "; pass the distance in bytes from row to row");
-  }
-  if (image.format == PixelFormat::kNv12) {
-    if (image.width % 2 != 0 || image.height % 2 != 0) {
-      invalid("expected even NV12 sides, got " + std::to_string(image.width) + "x" + std::to_string(image.height) +
-              "; crop the last column or row");
-    }
-    if (image.uv == nullptr) {
-      invalid("expected a UV plane with an NV12 image, got a null pointer; set ImageView::uv");
-    }
-    if (image.uv_stride < image.width) {
-      invalid("expected a UV stride of at least one row (" + std::to_string(image.width) + " bytes), got " +
-              std::to_string(image.uv_stride) + "; pass the distance in bytes from row to row");
-    }
-  }
-}
-
-void validate(const PreprocessSpec& spec) {
-  if (spec.width < 1 || spec.height < 1 || spec.width > kMaxImageSide || spec.height > kMaxImageSide) {
-    invalid("expected network input sides from 1 to " + std::to_string(kMaxImageSide) + " pixels, got " +
-            std::to_string(spec.width) + "x" + std::to_string(spec.height) +
-            "; give the size the network was built for");
-  }
-  for (std::size_t c = 0; c < 3; ++c) {
-    if (!std::isfinite(spec.mean[c])) {
-      invalid("expected a finite mean, got " + std::to_string(spec.mean[c]) + " for channel " + std::to_string(c) +
-              "; give means of pixels in [0, 1]");
-    }
-    if (!std::isfinite(spec.std[c]) || spec.std[c] <= 0.F) {
-      invalid("expected a positive, finite std, got " + std::to_string(spec.std[c]) + " for channel " +
-              std::to_string(c) + "; give deviations of pixels in [0, 1]");
-    }
-  }
-}
 
 namespace {
 

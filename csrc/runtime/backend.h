@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "edgedet/bundle.h"
 #include "edgedet/detector.h"
-#include "runtime/model_spec.h"
 
 namespace edgedet {
 

@@ -1,6 +1,6 @@
 #include "edgedet/detector.h"
 
-#include "kernels/ops.h"
+#include "common/validate.h"
 #include "runtime/backend.h"
 
 namespace edgedet {
@@ -67,7 +67,7 @@ void Detector::detect(const ImageView* images, std::size_t count, std::vector<st
     refuse("images: expected a pointer to " + std::to_string(count) + " images, got null");
   }
   for (std::size_t i = 0; i < count; ++i) {
-    ops::validate(images[i]);
+    edgedet::validate(images[i]);
   }
   out.resize(count);
   StageTimes spent;

@@ -1,5 +1,3 @@
-#include "runtime/model_spec.h"
-
 #include <array>
 #include <fstream>
 #include <iterator>
@@ -10,14 +8,15 @@
 
 #include "common/json.h"
 #include "common/sha256.h"
-#include "kernels/ops.h"
+#include "common/validate.h"
+#include "edgedet/bundle.h"
 
 namespace edgedet {
 namespace {
 
 constexpr int kVersion = 1;
 constexpr std::size_t kMaxSpecBytes = std::size_t{16} << 20U;
-constexpr std::int64_t kMaxFileBytes = std::int64_t{1} << 53U;  // what a JSON number holds exactly
+constexpr std::int64_t kMaxFileBytes = 9007199254740992;  // 2^53, what a JSON number holds exactly
 constexpr std::size_t kMaxClasses = 1U << 20U;
 
 [[noreturn]] void fail(const std::string& message) { throw Error(ErrorKind::kBundle, message); }
@@ -62,19 +61,18 @@ T one_of(const json::View& view, const std::array<std::pair<const char*, T>, N>&
     if (text == name) {
       return value;
     }
-    expected += (expected.empty() ? "\"" : ", \"") + std::string(name) + "\"";
+    expected.append(expected.empty() ? "\"" : ", \"").append(name).append("\"");
   }
   view.fail("expected one of " + expected + ", got \"" + text + "\"");
 }
 
 // A name that stays inside the bundle folder.
-const std::string& file_name(const json::View& view, const std::string& name) {
+void check_file_name(const json::View& view, const std::string& name) {
   const bool plain = !name.empty() && name != "." && name != ".." && name != "model.json" &&
                      name.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
   if (!plain) {
     view.fail("expected the plain name of a file in the bundle folder, got \"" + name + "\"");
   }
-  return name;
 }
 
 const std::string& non_empty(const json::View& view) {
@@ -113,7 +111,7 @@ void read_input(const json::View& input, ModelSpec& spec) {
     preprocess.pad_value = static_cast<std::uint8_t>(input.at("pad_value").as_int(0, 255));
   }
   try {
-    ops::validate(preprocess);
+    validate(preprocess);
   } catch (const Error& error) {
     input.fail(error.what());
   }
@@ -160,7 +158,8 @@ void read_files(const json::View& root, ModelSpec& spec) {
       entry.at("sha256").fail("expected 64 lower-case hex digits, got \"" + file.sha256 + "\"");
     }
     file.bytes = entry.at("bytes").as_int(0, kMaxFileBytes);
-    spec.files.emplace(file_name(entry, name), std::move(file));
+    check_file_name(entry, name);
+    spec.files.emplace(name, std::move(file));
   }
 }
 
@@ -168,7 +167,8 @@ void read_models(const json::View& root, ModelSpec& spec) {
   const json::View models = root.at("models");
   for (const auto& [precision, per_backend] : models.items()) {
     for (const auto& [backend, file] : per_backend.items()) {
-      const std::string& name = file_name(file, file.as_string());
+      const std::string& name = file.as_string();
+      check_file_name(file, name);
       if (spec.files.count(name) == 0) {
         file.fail("\"" + name + "\" is not listed in \"files\"");
       }
@@ -213,7 +213,7 @@ std::string precisions_of(const ModelSpec& spec, const std::string& backend) {
   std::string list;
   for (const auto& [precision, per_backend] : spec.models) {
     if (per_backend.count(backend) != 0 || per_backend.count("*") != 0) {
-      list += (list.empty() ? "" : ", ") + precision;
+      list.append(list.empty() ? "" : ", ").append(precision);
     }
   }
   return list.empty() ? "none" : list;

@@ -136,7 +136,7 @@ TEST(images_refused) {
   const Frame frame(4, 4, PixelFormat::kRgb, 0);
   const auto refused = [](const ImageView& view) {
     try {
-      ops::validate(view);
+      edgedet::validate(view);
       return false;
     } catch (const Error& error) {
       return error.kind() == ErrorKind::kInvalidInput;

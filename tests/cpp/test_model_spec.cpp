@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "check.h"
-#include "runtime/model_spec.h"
+#include "edgedet/bundle.h"
 #include "tiny_bundle.h"
 
 using edgedet::ErrorKind;
