@@ -31,8 +31,8 @@ CALIBRATION_MAY_IMPORT = ("training.export", "training.qat")
 FLOORS = {"boxes": 0, "losses": 1, "models": 1, "data": 1, "distillation": 1, "cli": 3, "__main__": 3}
 OUTPUTS = "training.models.outputs"
 
-# What each folder of csrc may include, beside itself. A name is a folder or one header. Beyond the public API the bindings
-# run the kernels, for which they need a pool of threads, and the benchmark reads COCO annotations.
+# What each folder of csrc may include, beside itself. A name is a folder or one header. Beyond the public API the
+# bindings run the kernels, for which they need a pool of threads, and the benchmark reads COCO annotations.
 MAY_INCLUDE = {
     "include": (),
     "common": ("include",),
