@@ -49,6 +49,7 @@ void register_exceptions(py::module_& module) {
   set(ErrorKind::kModel, add_exception(module, "ModelError", "The network: shapes, names, NaN in its output.", base));
   set(ErrorKind::kBackend, add_exception(module, "BackendError", "A backend that is unavailable or failed.", base));
   set(ErrorKind::kImage, add_exception(module, "ImageError", "An image file that cannot be decoded.", base));
+  // pybind11 gives the pointer by value. NOLINTNEXTLINE(performance-unnecessary-value-param)
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) {

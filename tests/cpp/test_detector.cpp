@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -49,7 +50,8 @@ struct Images {
 
 bool same(const std::vector<Detection>& a, const std::vector<Detection>& b) {
   return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const Detection& x, const Detection& y) {
-           return std::memcmp(&x, &y, sizeof(Detection)) == 0;
+           return std::tie(x.x0, x.y0, x.x1, x.y1, x.score, x.label) ==
+                  std::tie(y.x0, y.y0, y.x1, y.y1, y.score, y.label);
          });
 }
 
