@@ -69,7 +69,7 @@ class Builder:
 
 
 def backbone(spread: float = 1.0) -> onnx.ModelProto:
-    """Convolutions with scale and bias behind ReLU, a depthwise one, a concatenation, padded pooling, a residual add."""
+    """Scale and bias behind ReLU, a depthwise convolution, a concatenation, padded pooling, a residual add."""
     build = Builder()
     stem = build.add("Relu", build.conv("images", (3, 16), 3, spread=spread))
     stem = build.add("Add", build.add("Mul", stem, build.constant([1.7])), build.constant([-0.3]))
