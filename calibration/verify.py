@@ -114,6 +114,11 @@ def verify(
         )
     dataset = load_annotations(annotations)
     chosen = dataset.images[: options.limit or None]
+    ids = {image.id for image in chosen}
+    if not any(entry["image_id"] in ids for entry in dataset.document["annotations"]):
+        raise InvalidInputError(
+            f"{annotations}: expected objects in the first {len(chosen)} images, got none; raise --limit"
+        )
     paths = [images / image.file_name for image in chosen]
     digests = _digests(paths)
     _refuse_overlap(bundle, paths, digests)
@@ -235,6 +240,12 @@ def summary(report: Mapping[str, Any]) -> str:
 def _reasons(figures: Mapping[str, Any], options: VerifyOptions) -> list[str]:
     """Why INT8 is not to be used; empty where it is."""
     reasons = []
+    float_ap = figures["ap"]["fp32"]["AP"]
+    if float_ap <= options.max_drop:
+        reasons.append(
+            f"the float model has AP {float_ap:.4f} on these images, too little to see a loss; check images, annotations "
+            "and class names"
+        )
     if figures["ap_drop"] > options.max_drop:
         reasons.append(f"AP falls by {figures['ap_drop']:.4f}, accepted are {options.max_drop:.4f}")
     matched = figures["drift"]["matched"]

@@ -216,6 +216,21 @@ def test_int8_that_is_not_faster_is_refused(world: Path, bundle: Path) -> None:
     assert load_model_json(bundle)["best"] == {"openvino": "fp32"}
 
 
+def test_data_on_which_the_float_model_finds_nothing_proves_nothing(world: Path, bundle: Path, tmp_path: Path) -> None:
+    document = json.loads((world / "val" / "instances.json").read_text())
+    for entry in document["annotations"]:
+        entry["bbox"] = [1, 1, 3, 3]
+    (tmp_path / "elsewhere.json").write_text(json.dumps(document))
+    options = VerifyOptions(max_time_ratio=1000.0, threads=1)
+    report = verify(bundle, images=world / "val", annotations=tmp_path / "elsewhere.json", options=options)
+    assert report["ap_drop"] <= 0.0
+    assert [reason[:26] for reason in report["verdict"]["reasons"]] == ["the float model has AP 0.0"]
+    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] > 3]
+    (tmp_path / "late.json").write_text(json.dumps(document))
+    with pytest.raises(InvalidInputError, match="expected objects in the first 3 images"):
+        verify(bundle, images=world / "val", annotations=tmp_path / "late.json", options=VerifyOptions(limit=3))
+
+
 def test_a_report_for_another_model_is_stale(
     world: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
