@@ -154,7 +154,7 @@ struct PreprocessWorkspace::Impl {
       grow(own.window, taps);
       if (down_first) {
         grow(own.triangle_mixed,
-             static_cast<std::size_t>(padded(row_bytes, kernel::kRowPadding) + kernel::kSourcePadding));
+             static_cast<std::size_t>(padded(row_bytes, kernel::kRowPadding)) + kernel::kSourcePadding);
       } else {
         grow(own.triangle_rows, taps * row_size);
       }
