@@ -161,3 +161,12 @@ def test_nothing_to_denoise(sizes: list[int], count: int) -> None:
 def test_bad_options(options: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError, match="correct the config"):
         make(targets_of(SIZES), embedding(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.cuda
+def test_queries_are_made_where_the_embedding_is() -> None:
+    targets = [{name: value.to("cuda") for name, value in target.items()} for target in targets_of(SIZES)]
+    made = make(targets, embedding().to("cuda"), label_noise_ratio=0.0, box_noise_scale=0.0)
+    assert {made.content.device.type, made.boxes_unact.device.type, made.attention_mask.device.type} == {"cuda"}
+    assert all(positive.device.type == "cpu" for positive in made.meta.positive)
+    torch.testing.assert_close(made.boxes_unact[0, : SIZES[0]].sigmoid(), targets[0]["boxes"])

@@ -457,6 +457,34 @@ def test_objects_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(together[name], value if name.endswith("ddf") else value / 2, msg=name)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("union", [False, True])
+def test_terms_are_the_same_on_a_gpu(union: bool) -> None:
+    targets = random_targets(SIZES)
+    output = Outputs(targets).output
+    criterion = Criterion(CriterionConfig(union_set=union))
+
+    def moved(prediction: Prediction) -> Prediction:
+        return Prediction(*(value if value is None else value.to("cuda") for value in vars(prediction).values()))
+
+    assert output.encoder is not None
+    assert output.pre is not None
+    assert output.denoising_pre is not None
+    on_gpu = DetectorOutput(
+        final=moved(output.final),
+        auxiliary=[moved(layer) for layer in output.auxiliary],
+        encoder=moved(output.encoder),
+        pre=moved(output.pre),
+        denoising=[moved(layer) for layer in output.denoising],
+        denoising_pre=moved(output.denoising_pre),
+        denoising_meta=output.denoising_meta,
+    )
+    theirs = criterion(on_gpu, [{name: value.to("cuda") for name, value in target.items()} for target in targets])
+    for name, value in criterion(output, targets).items():
+        assert theirs[name].device.type == "cuda"
+        torch.testing.assert_close(theirs[name].cpu(), value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_step_of_descent_lowers_the_loss() -> None:
     targets = random_targets(SIZES)
     outputs = Outputs(targets)
