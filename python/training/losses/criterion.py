@@ -148,8 +148,8 @@ class Criterion:
 
         Args:
             output: Of a model in training mode.
-            targets: Per image `labels` (n,) int64 and `boxes` (n, 4) float32, cxcywh in [0, 1]. n may be 0: its terms
-                are then zero but still connected to the graph.
+            targets: Per image `labels` (n,) int64 and `boxes` (n, 4) float32, cxcywh in [0, 1]. Without any
+                objects the box terms are zero, yet connected to the graph.
             epoch: The current epoch, for `MatcherConfig.change_epoch`.
 
         Raises:
@@ -181,7 +181,7 @@ class Criterion:
                 name=name,
                 prediction=predictions[name],
                 labelled=matching,
-                located=union or matching,
+                located=matching if union is None else union,
                 union=union is not None,
                 teacher=output.final if name in auxiliary else None,
             )
