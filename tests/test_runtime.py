@@ -390,7 +390,7 @@ def test_spec_and_build_info(tiny: Path) -> None:
     assert all(backend["detail"] for backend in _core.backends())
     info = _core.build_info()
     assert info["version"] == _core.__version__ == edgedet.__version__
-    assert set(info) == {"version", "compiler", "build_type", "openvino", "cuda", "tensorrt"}
+    assert set(info) == {"version", "compiler", "build_type", "openvino", "cuda", "tensorrt", "jpeg", "png"}
 
 
 def test_error_classes() -> None:

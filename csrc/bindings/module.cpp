@@ -481,6 +481,8 @@ PYBIND11_MODULE(_core, module) {
     info["openvino"] = build::kOpenvino;
     info["cuda"] = build::kCuda;
     info["tensorrt"] = build::kTensorrt;
+    info["jpeg"] = build::kJpeg;
+    info["png"] = build::kPng;
     return info;
   });
 }

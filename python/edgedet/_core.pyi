@@ -178,7 +178,7 @@ def backends() -> list[dict[str, Any]]:
     """
 
 def build_info() -> dict[str, str]:
-    """What this build has in: "version", "compiler", "build_type", "openvino", "cuda", "tensorrt".
+    """What this build has in: "version", "compiler", "build_type", "openvino", "cuda", "tensorrt", "jpeg", "png".
 
-    The last three say either what was used or why it is absent and how to get it.
+    The last five say either what was used or why it is absent and how to get it.
     """

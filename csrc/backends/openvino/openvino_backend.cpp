@@ -152,14 +152,12 @@ class InFlight {
  public:
   explicit InFlight(FreeList& free) : free_(free) {}
   ~InFlight() {
-    while (first_ != nullptr) {
+    for (; first_ != nullptr; pop()) {
       try {
         first_->infer.wait();
       } catch (const std::exception&) {
-        // The call already fails with the first error; this one only has to leave the request idle.
-        static_cast<void>(0);
+        continue;  // the call already fails with its first error; the request only has to be idle
       }
-      pop();
     }
   }
   InFlight(const InFlight&) = delete;
