@@ -25,6 +25,7 @@ from training.ema import Ema, default_decay
 from training.evaluate import evaluate_model
 from training.files import write_json
 from training.loop import Learner, Precision, StepResult, train_steps
+from training.memory import keep_freed_memory
 from training.optim import build_adamw, freeze, parameter_groups, set_training_mode
 from training.pictures import draw_batch, draw_curve
 from training.recipes import build_criterion, build_model, input_spec, resolve
@@ -76,6 +77,8 @@ class _Run:
         print(f"run folder: {config.out}")
         if config.threads:
             torch.set_num_threads(config.threads)
+        if config.device == "cpu":
+            keep_freed_memory()
         train_paths = find_split(config.data or Path(), "train", annotations=config.train_json)
         val_paths = find_split(config.data or Path(), "val", annotations=config.val_json)
         dataset = load_coco(train_paths)
