@@ -43,7 +43,8 @@ $(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt .ci/requi
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
 	$(call say,'[3/3] native build in $(BUILD)')
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -v \
-	  -C build-dir=$(BUILD) -C cmake.define.EDGEDET_TESTS=ON -C cmake.define.EDGEDET_WERROR=$(WERROR) -e .
+	  --config-settings=build-dir=$(BUILD) --config-settings=cmake.define.EDGEDET_TESTS=ON \
+	  --config-settings=cmake.define.EDGEDET_WERROR=$(WERROR) -e .
 	@touch $@
 
 build: $(VENV)/.installed
