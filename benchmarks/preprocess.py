@@ -54,14 +54,14 @@ def _opencv(frame: Frame) -> Tensor:
 
 
 def _pillow(frame: Frame) -> Tensor:
-    small = np.asarray(Image.fromarray(frame[..., ::-1]).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    small = np.asarray(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BILINEAR))[..., ::-1]
     return np.ascontiguousarray((small.astype(np.float32) / np.float32(255)).transpose(2, 0, 1))
 
 
 def _torch(frame: Frame) -> Tensor:
-    planes = torch.from_numpy(frame).permute(2, 0, 1)[None].flip(1)
+    planes = torch.from_numpy(frame).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(planes, (SIDE, SIDE), mode="bilinear", antialias=True)
-    result: Tensor = small[0].float().div_(255).numpy()
+    result: Tensor = small[0].flip(0).float().div_(255).numpy()
     return result
 
 
