@@ -19,6 +19,7 @@ Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 BINS = 2048
 LEVELS = 256
+_LARGEST_CUT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,11 @@ def _search(
     counts: npt.NDArray[np.int64],
     loss: Callable[[npt.NDArray[np.int64], int, int], float],
 ) -> Range:
-    """Shrink the upper and the lower end in turn to the window of least loss; an end at zero stays there."""
+    """Shrink the upper and the lower end in turn to the window of least loss.
+
+    An end at zero stays there, and none cuts more than `_LARGEST_CUT` of the values: a floor that ReLU leaves below
+    zero (a bias behind it) is cheap to cut for either loss, but it moves most values the same way.
+    """
     edges = histogram.edges
     zero = float(np.clip(-edges[0] / (edges[1] - edges[0]), 0, histogram.bins))
     occupied = np.flatnonzero(histogram.counts)
@@ -206,13 +211,16 @@ def _search(
     minimum_width = LEVELS // 2
     if highest - lowest <= minimum_width:
         return observe(histogram, "minmax")
+    share = np.cumsum(histogram.counts) / histogram.total
+    last_bottom = int(np.searchsorted(share, _LARGEST_CUT, side="right"))  # bins below it hold no more than the cut
+    first_top = int(np.searchsorted(share, 1.0 - _LARGEST_CUT)) + 1
     first, last = lowest, highest
     stride = max((highest - lowest) // 128, 1)
     for _ in range(2):
-        floor = max(int(np.ceil(zero)), first + minimum_width)
+        floor = max(int(np.ceil(zero)), first + minimum_width, first_top)
         tops = [*range(highest, floor, -stride), floor] if floor < highest else [highest]
         last = min(tops, key=lambda top: loss(counts, first, top))
-        ceiling = min(int(zero), last - minimum_width)
+        ceiling = min(int(zero), last - minimum_width, last_bottom)
         bottoms = [*range(lowest, ceiling, stride), ceiling] if ceiling > lowest else [lowest]
         first = min(bottoms, key=lambda bottom: loss(counts, bottom, last))
     low = histogram.minimum if first == lowest else float(edges[first])

@@ -243,8 +243,8 @@ def _reasons(figures: Mapping[str, Any], options: VerifyOptions) -> list[str]:
     float_ap = figures["ap"]["fp32"]["AP"]
     if float_ap <= options.max_drop:
         reasons.append(
-            f"the float model has AP {float_ap:.4f} on these images, too little to see a loss; check images, annotations "
-            "and class names"
+            f"the float model has AP {float_ap:.4f} on these images, too little to see a loss; "
+            "check images, annotations and class names"
         )
     if figures["ap_drop"] > options.max_drop:
         reasons.append(f"AP falls by {figures['ap_drop']:.4f}, accepted are {options.max_drop:.4f}")

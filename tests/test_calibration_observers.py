@@ -136,6 +136,24 @@ def test_entropy_is_not_misled_by_the_spike_that_relu_leaves() -> None:
     assert spiked.high == pytest.approx(plain.high, rel=0.35)
 
 
+@pytest.mark.parametrize("method", ["entropy", "mse"])
+def test_a_floor_that_holds_many_values_is_never_cut(method: str) -> None:
+    """ReLU and a bias: most values are exactly -0.4, far less than one step of the 256 below the maximum of 400."""
+    values = np.maximum(np.random.default_rng(6).normal(-1, 1, size=50_000), 0) * 30 - 0.4
+    values[:5] = 400.0
+    assert observe(filled(values), method).low == pytest.approx(-0.4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["entropy", "mse"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_end_cuts_more_than_a_thousandth(method: str, seed: int) -> None:
+    values = np.random.default_rng(seed).standard_t(1.5 + seed, size=100_000)
+    found = observe(filled(values), method)  # type: ignore[arg-type]
+    slack = 1e-3 + 2e-3 * (np.ptp(values) / 2048 > 0.01)  # a bin that straddles the end
+    assert np.mean(values < found.low) <= slack
+    assert np.mean(values > found.high) <= slack
+
+
 def test_squared_loss_predicts_the_measured_error_of_the_grid() -> None:
     values = np.random.default_rng(5).gamma(2.0, 1.0, size=400_000)
     histogram = filled(values)
