@@ -28,13 +28,15 @@ struct Axis {
   std::int32_t in = 0;
   std::int32_t out = 0;
   Filter filter = Filter::kBilinear;
-  std::int32_t step = 0;   // offsets are first taps times step
-  std::int32_t count = 0;  // entries, padded
-  std::int32_t taps = 0;   // weights an entry, padded
+  std::int32_t step = 0;     // offsets are first taps times step
+  std::int32_t count = 0;    // entries, padded
+  std::int32_t longest = 0;  // taps of the longest window
+  std::int32_t taps = 0;     // weights an entry, padded
   std::vector<std::int32_t> offset;
   std::vector<std::int32_t> taps_used;
   std::vector<std::uint32_t> linear_weights;  // of the first tap | of the second << 16
   std::vector<std::int32_t> weights;          // `taps` of each entry
+  std::vector<std::int16_t> halves;           // see kernel::TriangleColumns
 
   void prepare(std::int32_t new_in, std::int32_t new_out, Filter new_filter, std::int32_t new_step) {
     if (in == new_in && out == new_out && filter == new_filter && step == new_step) {
@@ -59,17 +61,18 @@ struct Axis {
         taps_used[at] = tap.second - tap.first + 1;
       }
     } else {
-      taps = 0;
+      longest = 0;
       for (std::int32_t index = 0; index < out; ++index) {
-        taps = std::max(taps, padded(kernel::triangle_window(index, in, out).count, 4));
+        longest = std::max(longest, kernel::triangle_window(index, in, out).count);
       }
+      taps = padded(longest, kernel::kTapPadding);
       weights.assign(entries * static_cast<std::size_t>(taps), 0);
       for (std::int32_t index = 0; index < out; ++index) {
         const auto at = static_cast<std::size_t>(index);
         const kernel::TriangleWindow window = kernel::triangle_window(index, in, out);
         const double total = kernel::triangle_total(window);
-        // A window at the far end begins early, with zeros, so that all `taps` entries lie in the image.
-        const std::int32_t first = std::min(window.first, std::max(in - taps, 0));
+        // A window at the far end begins early, with zeros, so that `longest` entries lie in the image.
+        const std::int32_t first = std::min(window.first, std::max(in - longest, 0));
         const std::int32_t skip = window.first - first;
         offset[at] = first * step;
         taps_used[at] = skip + window.count;
@@ -78,11 +81,22 @@ struct Axis {
               kernel::fixed_weight(kernel::triangle_weight(window, tap), total);
         }
       }
+      split_weights();
+    }
+  }
+
+  void split_weights() {
+    halves.resize(2 * weights.size());
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const std::size_t group = i / kernel::kTapPadding;
+      const std::size_t at = 2 * kernel::kTapPadding * group + i % kernel::kTapPadding;
+      halves[at] = static_cast<std::int16_t>(weights[i] >> kernel::kHalfBits);
+      halves[at + kernel::kTapPadding] = static_cast<std::int16_t>(weights[i] & ((1 << kernel::kHalfBits) - 1));
     }
   }
 
   LinearColumns linear() const { return {offset.data(), linear_weights.data(), count}; }
-  TriangleColumns triangle() const { return {offset.data(), weights.data(), count, taps}; }
+  TriangleColumns triangle() const { return {offset.data(), weights.data(), halves.data(), count, longest, taps}; }
 };
 
 // What one thread writes while it works on a band.

@@ -18,6 +18,9 @@ constexpr int kRowPadding = 64;
 // Passes may read so many bytes beyond the pixels of a source row; those bytes do not affect the result.
 constexpr int kSourcePadding = kRowPadding;
 
+constexpr int kTapPadding = 8;
+constexpr int kHalfBits = 11;
+
 // One entry per output column, padded like row buffers.
 struct LinearColumns {
   const std::int32_t* offset;    // of the first tap, in bytes
@@ -28,8 +31,10 @@ struct LinearColumns {
 struct TriangleColumns {
   const std::int32_t* offset;   // of the first tap, in bytes
   const std::int32_t* weights;  // (count, taps), fixed point; zero beyond a window
+  const std::int16_t* halves;   // the same, split: for eight taps each, eight times weight >> 11, then weight & 2047
   std::int32_t count;           // padded
-  std::int32_t taps;            // padded to a multiple of four
+  std::int32_t longest;         // taps of the longest window
+  std::int32_t taps;            // the same, padded to a multiple of kTapPadding
 };
 
 // kStep: bytes from pixel to pixel (1 grey, 3 RGB, 4 RGB and a spare byte); kPlanes: how many of them are channels.
@@ -51,7 +56,7 @@ EDGEDET_INLINE void triangle_across(const std::uint8_t* row, const TriangleColum
     const std::uint8_t* first = row + columns.offset[x];
     const std::int32_t* weights = columns.weights + static_cast<std::ptrdiff_t>(x) * columns.taps;
     std::int32_t sums[kPlanes] = {};
-    for (std::int32_t tap = 0; tap < columns.taps; ++tap) {
+    for (std::int32_t tap = 0; tap < columns.longest; ++tap) {
       for (int plane = 0; plane < kPlanes; ++plane) {
         sums[plane] += first[tap * kStep + plane] * weights[tap];
       }

@@ -81,7 +81,7 @@ EDGEDET_AVX2 EDGEDET_INLINE void triangle_across_avx2(const std::uint8_t* row, c
     const std::uint8_t* from = row + columns.offset[x];
     const std::int32_t* weights = columns.weights + static_cast<std::ptrdiff_t>(x) * columns.taps;
     __m256i sums = _mm256_setzero_si256();
-    for (std::int32_t tap = 0; tap < columns.taps; tap += 2) {
+    for (std::int32_t tap = 0; tap < columns.longest; tap += 2) {
       __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + tap * kStep));
       if constexpr (kStep == 3) {
         bytes = _mm_shuffle_epi8(bytes, pixels);
@@ -94,23 +94,35 @@ EDGEDET_AVX2 EDGEDET_INLINE void triangle_across_avx2(const std::uint8_t* row, c
   }
 }
 
-// The sums of one output column: four lanes (red, green, blue, spare) for each of four taps.
+// Where the bytes of eight taps go: a 128-bit lane for each channel, in it four pairs of 16-bit values.
 template <int kStep>
-EDGEDET_AVX512 EDGEDET_INLINE __m512i triangle_sums(const std::uint8_t* from, const std::int32_t* weights,
-                                                    std::int32_t taps) {
-  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  const __m128i pixels = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
-  __m512i sums = _mm512_setzero_si512();
-  for (std::int32_t tap = 0; tap < taps; tap += 4) {
-    __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + tap * kStep));
-    if constexpr (kStep == 3) {
-      bytes = _mm_shuffle_epi8(bytes, pixels);
+EDGEDET_AVX512 EDGEDET_INLINE __m512i triangle_order() {
+  alignas(64) std::uint8_t order[64] = {};
+  for (int channel = 0; channel < 3; ++channel) {
+    for (int tap = 0; tap < kTapPadding; ++tap) {
+      order[16 * channel + 2 * tap] = static_cast<std::uint8_t>(kStep * tap + channel);
     }
-    const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + tap));
-    const __m512i weight = _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(four));
-    sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(_mm512_cvtepu8_epi32(bytes), weight));
   }
-  return sums;
+  return _mm512_load_si512(order);
+}
+
+// The sums of one output column: in the lane of each channel, four to be added up.
+template <int kStep>
+EDGEDET_AVX512 EDGEDET_INLINE __m512i triangle_sums(const std::uint8_t* from, const std::int16_t* halves,
+                                                    std::int32_t taps, __m512i order) {
+  constexpr __mmask64 kLowBytes = 0x0000555555555555ULL;
+  __m512i high = _mm512_setzero_si512();
+  __m512i low = _mm512_setzero_si512();
+  for (std::int32_t tap = 0; tap < taps; tap += kTapPadding) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + tap * kStep));
+    const __m512i levels = _mm512_maskz_permutexvar_epi8(kLowBytes, order, _mm512_castsi256_si512(bytes));
+    const auto* weights = reinterpret_cast<const __m128i*>(halves + 2 * static_cast<std::ptrdiff_t>(tap));
+    const __m512i high_weights = _mm512_broadcast_i32x4(_mm_loadu_si128(weights));
+    const __m512i low_weights = _mm512_broadcast_i32x4(_mm_loadu_si128(weights + 1));
+    high = _mm512_add_epi32(high, _mm512_madd_epi16(levels, high_weights));
+    low = _mm512_add_epi32(low, _mm512_madd_epi16(levels, low_weights));
+  }
+  return _mm512_add_epi32(_mm512_slli_epi32(high, kHalfBits), low);
 }
 
 EDGEDET_INLINE void store_four(std::uint8_t* to, int bytes) { memcpy(to, &bytes, sizeof(bytes)); }
@@ -118,22 +130,25 @@ EDGEDET_INLINE void store_four(std::uint8_t* to, int bytes) { memcpy(to, &bytes,
 template <int kStep>
 EDGEDET_AVX512 EDGEDET_INLINE void triangle_across_avx512(const std::uint8_t* row, const TriangleColumns& columns,
                                                           std::uint8_t* out) {
-  const __m128i by_plane = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i order = triangle_order<kStep>();
+  const __m512i half = _mm512_set1_epi32(kWeightOne >> 1);
+  const std::int32_t taps = columns.taps;
+  const std::ptrdiff_t entry = 2 * static_cast<std::ptrdiff_t>(taps);
   std::uint8_t* const green = out + columns.count;
   std::uint8_t* const blue = green + columns.count;
   for (std::int32_t x = 0; x < columns.count; x += 4) {
     const std::int32_t* offset = columns.offset + x;
-    const std::int32_t* weights = columns.weights + static_cast<std::ptrdiff_t>(x) * columns.taps;
-    const __m512i a = triangle_sums<kStep>(row + offset[0], weights, columns.taps);
-    const __m512i b = triangle_sums<kStep>(row + offset[1], weights + columns.taps, columns.taps);
-    const __m512i c = triangle_sums<kStep>(row + offset[2], weights + 2 * columns.taps, columns.taps);
-    const __m512i d = triangle_sums<kStep>(row + offset[3], weights + 3 * columns.taps, columns.taps);
-    // Adds the four taps of each column: a, b, c, d become one pixel each of one vector.
-    const __m512i ab = _mm512_add_epi32(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xEE));
-    const __m512i cd = _mm512_add_epi32(_mm512_shuffle_i64x2(c, d, 0x44), _mm512_shuffle_i64x2(c, d, 0xEE));
-    const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i64x2(ab, cd, 0x88), _mm512_shuffle_i64x2(ab, cd, 0xDD));
-    const __m512i rounded = _mm512_srai_epi32(_mm512_add_epi32(sums, _mm512_set1_epi32(kWeightOne >> 1)), kWeightBits);
-    const __m128i planes = _mm_shuffle_epi8(_mm512_cvtusepi32_epi8(rounded), by_plane);
+    const std::int16_t* halves = columns.halves + x * entry;
+    const __m512i a = triangle_sums<kStep>(row + offset[0], halves, taps, order);
+    const __m512i b = triangle_sums<kStep>(row + offset[1], halves + entry, taps, order);
+    const __m512i c = triangle_sums<kStep>(row + offset[2], halves + 2 * entry, taps, order);
+    const __m512i d = triangle_sums<kStep>(row + offset[3], halves + 3 * entry, taps, order);
+    // Adds up the four sums of each lane: the lanes then hold four columns of one channel each.
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    const __m512i sums = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m512i rounded = _mm512_srai_epi32(_mm512_add_epi32(sums, half), kWeightBits);
+    const __m128i planes = _mm512_cvtusepi32_epi8(rounded);
     store_four(out + x, _mm_cvtsi128_si32(planes));
     store_four(green + x, _mm_extract_epi32(planes, 1));
     store_four(blue + x, _mm_extract_epi32(planes, 2));
