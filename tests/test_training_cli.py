@@ -111,6 +111,22 @@ def test_errors_are_one_line_and_exit_code_2(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
+def test_published_weights_keep_their_accuracy(shared: Path, tmp_path: Path) -> None:
+    """AP 0.256 +- 0.002 on the subset, the figure of onnxruntime with OpenCV's fixed-point bilinear."""
+    weights = shared / "models" / "deimv2_hgnetv2_atto_coco.safetensors"
+    annotations = shared / "data" / "coco_val2017_subset" / "instances.json"
+    figures = tmp_path / "ap.json"
+    assert main(["eval", str(weights), "--model", "atto", "--val-json", str(annotations), "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["AP"] == pytest.approx(0.256, abs=0.002)
+
+
+def test_export_of_published_weights_needs_their_classes(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = shared / "models" / "deimv2_hgnetv2_atto_coco.safetensors"
+    assert main(["export", str(weights), "--out", "bundle", "--model", "atto"]) == 2
+    assert "expected --model and --categories together" in capsys.readouterr().err
+
+
 def test_export_refuses_weights_without_a_description(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = shared / "models" / "deimv2_hgnetv2_atto_coco.safetensors"
     assert main(["export", str(weights), "--out", "bundle"]) == 2

@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("weights", type=Path, help="run folder (its best weights) or checkpoint made by training")
     evaluate.add_argument("data", nargs="?", type=Path, help="dataset folder with val/; the run's own if not given")
     evaluate.add_argument("--val-json", type=Path, help="COCO json to evaluate on, instead of DATA/val/instances.json")
+    _add_foreign(evaluate)
     evaluate.add_argument("--json", type=Path, help="write the figures to this file")
     evaluate.add_argument("--device", default="auto", help=_field("device").metadata["help"])
     evaluate.add_argument("--batch", type=int, default=16, help="images per step (default: 16)")
@@ -63,6 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("weights", type=Path, help="run folder (its best weights) or checkpoint made by training")
     export.add_argument("--out", type=Path, required=True, help="bundle folder to make")
+    _add_foreign(export)
+    export.add_argument(
+        "--categories", type=Path, metavar="JSON", help="with --model: COCO json that lists the classes"
+    )
     export.add_argument("--name", help="name of the model in the bundle; the architecture's if not given")
     export.set_defaults(command=_export)
     return parser
@@ -113,6 +118,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         val_json=arguments.val_json,
         device=arguments.device,
         batch=arguments.batch,
+        model=arguments.model,
+        filter=arguments.filter,
     )
     for name, value in metrics.items():
         print(f"{name:10} {value:.4f}")
@@ -124,15 +131,33 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from training.publish import export_checkpoint
+    from training.publish import Foreign, export_checkpoint
 
-    bundle = export_checkpoint(arguments.weights, arguments.out, name=arguments.name)
+    if (arguments.model is None) != (arguments.categories is None):
+        raise InvalidInputError("export: expected --model and --categories together, got one of them; add the other")
+    foreign = None
+    if arguments.model is not None:
+        foreign = Foreign(model=arguments.model, categories=arguments.categories, filter=arguments.filter)
+    bundle = export_checkpoint(arguments.weights, arguments.out, name=arguments.name, foreign=foreign)
     print(f"bundle: {bundle}\nnext:   edgedet predict {bundle} IMAGE, or python -m calibration --help")
     return 0
 
 
 def _field(name: str) -> Field[Any]:
     return next(f for f in fields(TrainConfig) if f.name == name)
+
+
+def _add_foreign(parser: argparse.ArgumentParser) -> None:
+    """Options for weights that training did not write."""
+    parser.add_argument(
+        "--model", choices=_field("model").metadata["choices"], help="for weights from elsewhere: what they are of"
+    )
+    parser.add_argument(
+        "--filter",
+        choices=("bilinear", "antialias"),
+        default="bilinear",
+        help="with --model: how images are shrunk (default: bilinear)",
+    )
 
 
 def _add_option(group: argparse._ActionsContainer, option: Field[Any]) -> None:

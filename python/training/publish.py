@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
 from training.checkpoint import load_weights, read_description
-from training.config import TrainConfig, read_config
-from training.data.coco import Categories, find_split, load_coco
+from training.config import ModelName, TrainConfig, read_config
+from training.data.coco import Categories, find_split, load_coco, read_categories
 from training.evaluate import evaluate_model
 from training.export import write_bundle_from_model
 from training.models.deimv2 import Deimv2, build
@@ -18,52 +19,91 @@ from training.recipes import device_of, input_spec, model_config
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with its weights and all that is needed to use it. run: the folder it lies in."""
+    """A network with its weights and all that is needed to use it."""
 
     model: Deimv2
     spec: InputSpec
     categories: Categories
     name: str
-    run: Path
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Loads the best weights of a run folder, or a checkpoint that training wrote.
+@dataclass(frozen=True)
+class Foreign:
+    """What has to be said about weights that training did not write, such as the published ones.
+
+    model: the network they are of. categories: a COCO json that lists the classes they know, in the order of their ids.
+    filter: how their images were shrunk.
+    """
+
+    model: ModelName
+    categories: Path
+    filter: Literal["bilinear", "antialias"] = "bilinear"
+
+
+def weights_file(path: Path) -> Path:
+    """The file of a run folder's best weights, or the path itself. Raises InvalidInputError for an unfinished run."""
+    if not path.is_dir():
+        return path
+    file = path / "best.safetensors"
+    if not file.is_file():
+        raise InvalidInputError(f"{path}: expected a run folder with best.safetensors, got none; train an epoch first")
+    return file
+
+
+def load_checkpoint(path: Path, foreign: Foreign | None = None) -> Checkpoint:
+    """Loads the best weights of a run folder, a checkpoint that training wrote, or others that `foreign` describes.
 
     Raises InvalidInputError for anything else, ModelError for weights that do not fit or are not finite.
     """
-    file = path / "best.safetensors" if path.is_dir() else path
-    if path.is_dir() and not file.is_file():
-        raise InvalidInputError(f"{path}: expected a run folder with best.safetensors, got none; train an epoch first")
+    file = weights_file(path)
     description = read_description(file)
-    if description is None:
-        raise InvalidInputError(f"{file}: expected a checkpoint that training wrote, got other weights; train first")
-    try:
-        name, size = description["model"], int(description["size"])
-        categories = Categories(names=tuple(description["classes"]), ids=tuple(description["category_ids"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"{file}: expected the description of a checkpoint, got {description}") from error
-    model = build(model_config(name, num_classes=len(categories.names), size=size))
+    if description is not None:
+        try:
+            name, size = description["model"], int(description["size"])
+            categories = Categories(names=tuple(description["classes"]), ids=tuple(description["category_ids"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(f"{file}: expected the description of a checkpoint, got {description}") from error
+        spec = input_spec(size)
+    elif foreign is not None:
+        name, categories = foreign.model, read_categories(foreign.categories)
+        spec = replace(input_spec(model_config(name, num_classes=1).input_size[0]), filter=foreign.filter)
+    else:
+        raise InvalidInputError(
+            f"{file}: expected a checkpoint that training wrote, got other weights; say what they are of with --model"
+        )
+    model = build(model_config(name, num_classes=len(categories.names), size=spec.width))
     load_weights(model, file)
-    return Checkpoint(model=model.eval(), spec=input_spec(size), categories=categories, name=name, run=file.parent)
+    return Checkpoint(model=model.eval(), spec=spec, categories=categories, name=name)
 
 
 def evaluate_checkpoint(
-    path: Path, *, data: Path | None, val_json: Path | None, device: str, batch: int
+    path: Path,
+    *,
+    data: Path | None,
+    val_json: Path | None,
+    device: str,
+    batch: int,
+    model: ModelName | None = None,
+    filter: Literal["bilinear", "antialias"] = "bilinear",
 ) -> dict[str, float]:
-    """AP of a run or checkpoint on a validation split; the run's own if neither data nor val_json is given."""
-    loaded = load_checkpoint(path)
+    """AP of weights on a validation split; a run's own split if neither data nor val_json is given.
+
+    model, filter: what weights are of that training did not write; their classes are those of the split.
+    """
     if data is None and val_json is None:
-        config: TrainConfig = read_config(loaded.run)
+        config: TrainConfig = read_config(weights_file(path).parent)
         data, val_json = config.data, config.val_json
-    dataset = load_coco(find_split(data or Path(), "val", annotations=val_json), categories=loaded.categories)
+    split = find_split(data or Path(), "val", annotations=val_json)
+    foreign = None if model is None else Foreign(model=model, categories=split.annotations, filter=filter)
+    loaded = load_checkpoint(path, foreign)
+    dataset = load_coco(split, categories=loaded.categories)
     place = device_of(device)
     return evaluate_model(loaded.model.to(place), dataset, spec=loaded.spec, batch=batch, device=place)
 
 
-def export_checkpoint(path: Path, bundle: Path, *, name: str | None) -> Path:
+def export_checkpoint(path: Path, bundle: Path, *, name: str | None, foreign: Foreign | None = None) -> Path:
     """Writes a run's best weights, or a checkpoint, as a bundle. Returns its folder."""
-    loaded = load_checkpoint(path)
+    loaded = load_checkpoint(path, foreign)
     return write_bundle_from_model(
         loaded.model,
         bundle,

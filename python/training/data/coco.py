@@ -108,6 +108,11 @@ def find_split(root: Path, split: str, *, annotations: Path | None = None) -> Sp
     return SplitPaths(annotations=file, images=images if images.is_dir() else file.parent)
 
 
+def read_categories(annotations: Path) -> Categories:
+    """The classes that a COCO json lists, in ascending order of id. Raises InvalidInputError as `load_coco` does."""
+    return _categories(_entries(_read_json(annotations), "categories", str(annotations)), str(annotations))
+
+
 def load_coco(paths: SplitPaths, *, categories: Categories | None = None) -> CocoDataset:
     """Reads one split.
 
