@@ -90,8 +90,12 @@ def evaluate_checkpoint(
 
     model, filter: what weights are of that training did not write; their classes are those of the split.
     """
+    file = weights_file(path)
+    described = read_description(file) is not None
     if data is None and val_json is None:
-        config: TrainConfig = read_config(weights_file(path).parent)
+        if not described:
+            raise InvalidInputError(f"{file}: expected a dataset to evaluate on; name its folder, or --val-json")
+        config: TrainConfig = read_config(file.parent)
         data, val_json = config.data, config.val_json
     split = find_split(data or Path(), "val", annotations=val_json)
     foreign = None if model is None else Foreign(model=model, categories=split.annotations, filter=filter)
