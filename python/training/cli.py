@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    # Read when torch loads. Threads that spin while they wait for each other make steps several times slower on a machine
-    # that is busy with something else, and hardly faster on an idle one.
+    # Read when torch loads. Threads that spin while they wait for each other make steps several times slower on a
+    # machine that is busy with something else, and hardly faster on an idle one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from training.trainer import resume, train
 
