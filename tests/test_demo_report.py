@@ -40,6 +40,7 @@ REPORT = Report(
     best="INT8",
     reason="It keeps the AP.",
     speed=2.0,
+    shown=0.45,
     variants=(variant("FP32", 0.712, 4.0), variant("INT8", 0.705, 2.0)),
     pictures=(Picture(jpeg(), 96, 64, TRUTH, (("FP32", TRUTH), ("INT8", TRUTH[:1]))),),
     curves=(Curve("AP", (10.0, 20.0), (0.3, 0.5)), Curve("loss", (1.0, 2.0, 3.0), (9.0, 5.0, 4.0), "loss")),
@@ -110,6 +111,7 @@ def test_report_says_what_was_measured() -> None:
         "no such objects",
         "found 2 of 2",
         "found 1 of 2",
+        "score 0.45 or more",
         "61 of 140",
         "reused",
         "edgedet predict demo/bundle photo.jpg",
@@ -118,6 +120,11 @@ def test_report_says_what_was_measured() -> None:
     ):
         assert expected in text
     assert "<chip>" not in render(REPORT)
+
+
+def test_a_command_without_a_remark_stands_alone() -> None:
+    html = render(replace(REPORT, commands=(("first", "one"), ("", "two"))))
+    assert '<pre><span class="remark"># first</span>\none\ntwo</pre>' in html
 
 
 def test_time_of_this_run_leaves_out_what_was_reused() -> None:

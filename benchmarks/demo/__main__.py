@@ -139,6 +139,7 @@ def collect(pipeline: Pipeline) -> Report:
         best=verdict["verdict"]["best"].upper(),
         reason=reason(verdict),
         speed=1.0 / verdict["latency_ratio"],
+        shown=SHOWN_SCORE,
         variants=tuple(variants),
         pictures=tuple(pictures()),
         curves=(

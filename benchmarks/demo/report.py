@@ -76,7 +76,8 @@ class Report:
     """Everything the report shows.
 
     best: name of the variant that verification recommends; reason: why. speed: how many times as fast the second
-    variant is as the first, frame by frame in turn, so that a machine whose speed changes is fair to both.
+    variant is as the first, frame by frame in turn, so that a machine whose speed changes is fair to both. shown: the
+    least score of the detections on the pictures.
     """
 
     classes: tuple[str, ...]
@@ -84,6 +85,7 @@ class Report:
     best: str
     reason: str
     speed: float
+    shown: float
     variants: tuple[Variant, ...]
     pictures: tuple[Picture, ...]
     curves: tuple[Curve, ...]
@@ -306,9 +308,11 @@ def render(report: Report) -> str:
     """The whole report as HTML; style, pictures and charts are inside."""
     style = Path(__file__).with_name("report.css").read_text()
     kind = "" if report.best != report.variants[0].name else " float"
-    commands = "\n".join(
-        f'<span class="remark"># {escape(remark)}</span>\n{escape(command)}' for remark, command in report.commands
-    )
+    lines = []
+    for remark, command in report.commands:
+        lines += [f'<span class="remark"># {escape(remark)}</span>'] if remark else []
+        lines.append(escape(command))
+    commands = "\n".join(lines)
     title = "edgedet demo"
     return f"""<!doctype html>
 <html lang="en">
@@ -327,7 +331,7 @@ def render(report: Report) -> str:
 <p class="lead">{escape(report.dataset)} {escape(report.reason)}</p>
 {_tiles(report)}
 <h2>What it sees</h2>
-<p>The first scenes of the validation split, which training never saw. Dashed outlines are objects that were missed.</p>
+<p>The first validation scenes, which training never saw, and the detections that score {report.shown:g} or more.</p>
 {_gallery(report)}
 <h2>How it learned</h2>
 <div class="charts">{"".join(_chart(curve) for curve in report.curves)}</div>
