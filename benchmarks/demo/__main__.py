@@ -28,8 +28,8 @@ SCENES = DatasetConfig()
 
 # The smallest model on a small input, few denoising queries, small batches: many cheap steps.
 TRAINING = [
-    *("--model", "atto", "--size", "192", "--denoising", "20", "--epochs", "20", "--batch", "8"),
-    *("--lr", "0.002", "--backbone-lr", "0.002", "--vertical-flip", "0.5", "--eval-every", "4"),
+    *("--model", "atto", "--size", "192", "--denoising", "20", "--epochs", "24", "--batch", "8"),
+    *("--lr", "0.004", "--backbone-lr", "0.004", "--vertical-flip", "0.5", "--eval-every", "4"),
 ]
 PICTURES = 6
 SHOWN_SCORE = 0.5
