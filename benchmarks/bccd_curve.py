@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="COCO checkpoint of atto")
     parser.add_argument("--run", type=Path, help="a finished run, instead of training")
     parser.add_argument(
-        "--official-step", type=float, help="seconds per step of the official code, measured beside on this machine"
+        "--official-step",
+        type=float,
+        help="seconds of the official code's bare step on this machine (benchmarks/train_step.py), to scale its curve",
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
@@ -82,7 +84,7 @@ def report(run: Path, out: Path, *, official_step: float | None) -> None:
         "curve": curve,
         "official": {
             "seconds_per_step_when_its_curve_was_measured": OFFICIAL_SECONDS_PER_STEP,
-            "seconds_per_step_beside_this_run": official_step,
+            "bare_seconds_per_step_beside_this_run": official_step,
             "curve_scaled_to_this_machine": official,
         },
         "machine": {"cpu": cpu_name(), "threads": config["threads"], "python": platform.python_version()},
@@ -104,7 +106,7 @@ def draw(curve: list[dict[str, Any]], official: list[dict[str, Any]], file: Path
         axes.plot([p["seconds"] for p in curve], [p[name] for p in curve], style, color="C0", marker=".", label=name)
         axes.plot([p["seconds"] for p in official], [p[name] for p in official], style, color="C1", marker=".")
     axes.plot([], [], color="C0", label="edgedet")
-    axes.plot([], [], color="C1", label="official code")
+    axes.plot([], [], color="C1", label="official code, scaled to its step on this machine")
     axes.set_xlabel("seconds of training, two CPU threads, same machine")
     axes.set_ylabel("BCCD validation")
     axes.set_ylim(0, 1)
