@@ -39,7 +39,7 @@ COMMANDS = (
         "python -m training train DATA --out runs/mine",
     ),
     ("a bundle: network, preprocessing, classes", "python -m training export runs/mine --out mine"),
-    ("pictures with boxes, or JSON", "edgedet predict mine photo.jpg"),
+    ("objects on the terminal, boxes drawn into drawn/", "edgedet predict mine photo.jpg --out drawn"),
 )
 MORE_COMMANDS = (
     ("INT8, and whether it may be used", "python -m calibration sample mine --images DATA/train/images"),
