@@ -272,7 +272,7 @@ def _headline(report: Report) -> str:
         return f"A detector with an AP of {first.accuracy['AP']:.2f}, trained while you watched"
     other = report.variants[1]
     points = 100 * (other.accuracy["AP"] - first.accuracy["AP"])
-    cost = f"{abs(points):.1f} points of AP {'lost' if points < 0 else 'won'}" if abs(points) >= 0.05 else "no AP lost"
+    cost = f"{-points:.1f} points of AP lost" if points <= -0.05 else "no AP lost"  # a gain would be noise
     return f"{other.name} is {report.speed:.2f} times as fast, with {cost}. Best on this device: {report.best}."
 
 
