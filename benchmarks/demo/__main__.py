@@ -165,10 +165,11 @@ def collect(pipeline: Pipeline) -> Report:
 def reason(verdict: dict[str, Any]) -> str:
     """Why the recommended precision is the recommended one, in a sentence."""
     if verdict["verdict"]["passed"]:
-        lost, accepted = max(verdict["ap_drop"], 0.0), verdict["limits"]["max_drop"]
-        return (
-            f"INT8 passed verification: its AP falls by {lost:.3f} where {accepted:.3f} is accepted, and it is faster."
+        lost, accepted = verdict["ap_drop"], verdict["limits"]["max_drop"]
+        fall = (
+            f"its AP falls by {lost:.3f} where {accepted:.3f} is accepted" if lost >= 0.0005 else "its AP does not fall"
         )
+        return f"INT8 passed verification: {fall}, and it is faster."
     return f"FP32 stays: {'; '.join(verdict['verdict']['reasons'])}."
 
 
