@@ -52,9 +52,10 @@ def test_eval_repeats_the_figure_of_training(run: Path, tmp_path: Path, capsys: 
 
 def test_export_makes_a_bundle_that_detects(run: Path, data: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    assert main(["export", str(run), "--out", str(bundle), "--name", "squares"]) == 0
+    assert main(["export", str(run), "--out", str(bundle), "--name", "squares", "--licence", "MIT"]) == 0
     spec = load_model_json(bundle)
     assert (spec["name"], spec["classes"], spec["category_ids"]) == ("squares", list(NAMES), list(IDS))
+    assert spec["licence"] == {"weights": "MIT", "data": "not stated"}
     assert (spec["input"]["width"], spec["input"]["height"], spec["input"]["filter"]) == (160, 160, "antialias")
     image = read_image(next((data / "val" / "images").iterdir()))
     detections = Detector(bundle, threads=1)(image)

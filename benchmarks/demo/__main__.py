@@ -28,9 +28,10 @@ SCENES = DatasetConfig()
 
 # The smallest model on a small input, few denoising queries, small batches: many cheap steps.
 TRAINING = [
-    *("--model", "atto", "--size", "192", "--denoising", "20", "--epochs", "24", "--batch", "8"),
+    *("--model", "atto", "--size", "192", "--denoising", "20", "--epochs", "20", "--batch", "8"),
     *("--lr", "0.004", "--backbone-lr", "0.004", "--vertical-flip", "0.5", "--eval-every", "4"),
 ]
+LICENCES = ("--licence", "Apache-2.0", "--data-licence", "Apache-2.0, drawn by this project")
 PICTURES = 6
 SHOWN_SCORE = 0.5
 COMMANDS = (
@@ -84,7 +85,7 @@ def run_steps(pipeline: Pipeline) -> None:
     )
     pipeline.run(
         "Export it as a bundle",
-        ["training", "export", str(RUN), "--out", str(BUNDLE), "--name", "workshop"],
+        ["training", "export", str(RUN), "--out", str(BUNDLE), "--name", "workshop", *LICENCES],
         replaces=[BUNDLE],
         makes=[BUNDLE / "model.json"],
     )

@@ -132,7 +132,7 @@ def _panel(picture: Picture, index: int, marks: Sequence[Mark], lost: Sequence[M
         name = classes[mark.label]
         text = name if mark.score is None else f"{name} {mark.score:.2f}"
         x, y = max(mark.box[0], 0.0), max(mark.box[1] - 11, 0.0)
-        width = 5.8 * len(text) + 5
+        width = 6.3 * len(text) + 6
         x = max(min(x, picture.width - width), 0.0)
         parts.append(_rectangle(mark.box, "box", f' stroke="{colour}"'))
         parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="11" rx="2" fill="{colour}"/>')

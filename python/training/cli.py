@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedet import Error, InvalidInputError
+from edgedet.bundle import UNSTATED
 from training.config import TrainConfig
 
 _OPTION_GROUPS = {
@@ -70,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--categories", type=Path, metavar="JSON", help="with --model: COCO json that lists the classes"
     )
     export.add_argument("--name", help="name of the model in the bundle; the architecture's if not given")
+    export.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the weights")
+    export.add_argument("--data-licence", default=UNSTATED, metavar="TEXT", help="licence of the training data")
     export.set_defaults(command=_export)
     return parser
 
@@ -142,7 +145,13 @@ def _export(arguments: argparse.Namespace) -> int:
     foreign = None
     if arguments.model is not None:
         foreign = Foreign(model=arguments.model, categories=arguments.categories, filter=arguments.filter)
-    bundle = export_checkpoint(arguments.weights, arguments.out, name=arguments.name, foreign=foreign)
+    bundle = export_checkpoint(
+        arguments.weights,
+        arguments.out,
+        name=arguments.name,
+        foreign=foreign,
+        licence={"weights": arguments.licence, "data": arguments.data_licence},
+    )
     print(f"bundle: {bundle}\nnext:   edgedet predict {bundle} IMAGE, or python -m calibration --help")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -105,8 +106,18 @@ def evaluate_checkpoint(
     return evaluate_model(loaded.model.to(place), dataset, spec=loaded.spec, batch=batch, device=place)
 
 
-def export_checkpoint(path: Path, bundle: Path, *, name: str | None, foreign: Foreign | None = None) -> Path:
-    """Writes a run's best weights, or a checkpoint, as a bundle. Returns its folder."""
+def export_checkpoint(
+    path: Path,
+    bundle: Path,
+    *,
+    name: str | None,
+    foreign: Foreign | None = None,
+    licence: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes a run's best weights, or a checkpoint, as a bundle. Returns its folder.
+
+    licence: of `weights` and `data`, as the bundle will state them.
+    """
     loaded = load_checkpoint(path, foreign)
     return write_bundle_from_model(
         loaded.model,
@@ -115,4 +126,5 @@ def export_checkpoint(path: Path, bundle: Path, *, name: str | None, foreign: Fo
         input=loaded.spec,
         classes=loaded.categories.names,
         category_ids=loaded.categories.ids,
+        licence=licence,
     )
