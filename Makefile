@@ -72,9 +72,12 @@ format: $(VENV)/.dependencies
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(CPP)
 
-asan tidy: $(VENV)/.dependencies
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'cmake --preset $@ && cmake --build --preset $@'
-	@if [ $@ = asan ]; then $(BIN)/ctest --preset asan; fi
+asan: $(VENV)/.dependencies
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'cmake --preset asan && cmake --build --preset asan && ctest --preset asan'
+
+tidy: $(VENV)/.dependencies
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt clang-tidy
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'cmake --preset tidy && cmake --build --preset tidy'
 
 bench: demo
 	@$(BIN)/edgedet bench demo/bundle
