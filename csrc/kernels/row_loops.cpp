@@ -10,6 +10,7 @@ namespace edgedet::kernel {
 namespace {
 
 // A class of static functions, all compiled under `attribute`: portable bodies, but for the three passes given.
+// An attribute cannot stand in parentheses. NOLINTBEGIN(bugprone-macro-parentheses)
 #define EDGEDET_ROW_LOOPS(Name, attribute, ACROSS_LINEAR, ACROSS_TRIANGLE, DOWN_TRIANGLE)                             \
   struct Name {                                                                                                       \
     static bool usable();                                                                                             \
@@ -68,6 +69,7 @@ EDGEDET_ROW_LOOPS(Portable, , (linear_across<kStep, 3>), (triangle_across<kStep,
 bool Portable::usable() { return true; }
 
 #undef EDGEDET_ROW_LOOPS
+// NOLINTEND(bugprone-macro-parentheses)
 
 constexpr RowLoops kTable[] = {
 #if defined(__x86_64__)
