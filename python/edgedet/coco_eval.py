@@ -191,6 +191,15 @@ def collect_results(
     return results
 
 
+def require_pycocotools() -> None:
+    """Raises Error if pycocotools is not installed: to be called before the work whose result `evaluate` will judge."""
+    try:
+        import pycocotools.coco
+        import pycocotools.cocoeval  # noqa: F401
+    except ModuleNotFoundError:
+        raise Error("evaluation needs pycocotools, which is not installed; run: pip install pycocotools") from None
+
+
 def evaluate(
     results: Iterable[Mapping[str, Any]],
     annotations: str | os.PathLike[str] | Mapping[str, Any] | CocoDataset,
@@ -212,11 +221,9 @@ def evaluate(
         InvalidInputError: Ill-formed annotations or results, or results for images that the dataset does not have.
         Error: pycocotools is not installed.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ModuleNotFoundError:
-        raise Error("evaluation needs pycocotools, which is not installed; run: pip install pycocotools") from None
+    require_pycocotools()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
 
     dataset = annotations if isinstance(annotations, CocoDataset) else load_annotations(annotations)
     known = {image.id for image in dataset.images}

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgedet import Error, InvalidInputError
 from edgedet.bundle import UNSTATED
+from edgedet.extras import needs_extra
 from training.config import TrainConfig
 
 _OPTION_GROUPS = {
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0; 2 after an error that was printed; 130 after Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     try:
-        code: int = arguments.command(arguments)
+        with needs_extra("train"):
+            code: int = arguments.command(arguments)
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -48,6 +48,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Detects on every image of the dataset, then evaluates."""
+    coco_eval.require_pycocotools()
     dataset = coco_eval.load_annotations(arguments.annotations)
     detector = open_detector(arguments)
     info = detector.info
