@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def run_without(package: str, module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     code = (
         f"import runpy, sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'python')!r}]; "
-        f"sys.modules[{package!r}] = None; sys.argv[:] = [{module!r}, *{list(arguments)!r}]; runpy.run_module({module!r}, run_name='__main__')"
+        f"sys.modules[{package!r}] = None; "
+        f"sys.argv[:] = [{module!r}, *{list(arguments)!r}]; runpy.run_module({module!r}, run_name='__main__')"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
 
