@@ -2,14 +2,14 @@
 
 import sys
 
-from edgedet import Error
+from edgedet.command import run_command
 from edgedet.extras import needs_extra
 
-try:
+
+def _main() -> int:
     with needs_extra("calibrate"):
         from calibration.cli import main
-except Error as missing:
-    print(f"error: {missing}", file=sys.stderr)
-    sys.exit(2)
+    return main()
 
-sys.exit(main())
+
+sys.exit(run_command(_main))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,25 +16,21 @@ from calibration.placement import PlacementOptions
 from calibration.quantize import BACKENDS, QuantizeOptions, quantize, record_sample
 from calibration.sampling import STRATEGIES, contact_sheet, draw, evaluation_digests
 from calibration.verify import VerifyOptions, check_report, summary, verify
-from edgedet import Error
 from edgedet.bundle import load_model_json
+from edgedet.command import run_command
 
-PASSED, REFUSED, FAILED = 0, 1, 2
+PASSED, REFUSED = 0, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done or passed, 1 the INT8 model was refused, 2 an error that is printed.
+        0 done or passed, 1 the INT8 model was refused, otherwise as `run_command`.
     """
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
-    try:
-        return run(options)
-    except Error as cause:
-        print(f"error: {cause}", file=sys.stderr)
-        return FAILED
+    return run_command(lambda: run(options))
 
 
 def _parser() -> argparse.ArgumentParser:

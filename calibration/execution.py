@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +39,7 @@ class Int8Share:
 
 
 def int8_share(nodes: Sequence[Mapping[str, str]]) -> Int8Share:
-    """Count an execution graph as `edgedet._core.Detector.execution_graph` returns it.
+    """Count an execution graph as `edgedet.Detector.execution_graph` returns it.
 
     The kernel's name decides: OpenVINO appends the type it computes in (`brgconv_avx512_I8`, `jit_avx512_FP32`). The
     precision of the output says nothing, because an int8 convolution often writes float.
@@ -54,13 +53,12 @@ def int8_share(nodes: Sequence[Mapping[str, str]]) -> Int8Share:
     return Int8Share(count, len(weighted), dict(sorted(primitives.items(), key=lambda item: (-item[1], item[0]))))
 
 
-def int8_time(model: Path, spec: Mapping[str, Any], tensor: npt.NDArray[np.float32], *, runs: int = 20) -> float:
+def int8_time(model: Path, feed: Mapping[str, npt.NDArray[np.generic]], *, runs: int = 20) -> float:
     """Share of the network's time that OpenVINO spends in int8 kernels, from its own per-layer counters.
 
     Args:
         model: the ONNX file.
-        spec: model.json of its bundle.
-        tensor: (3, H, W) network input to run on.
+        feed: every input of the network, by name, of one image.
         runs: repetitions that are summed.
 
     Returns:
@@ -70,15 +68,12 @@ def int8_time(model: Path, spec: Mapping[str, Any], tensor: npt.NDArray[np.float
 
     core = openvino.Core()
     network = core.read_model(str(model))
-    feed: dict[str, npt.NDArray[np.generic]] = {spec["input"]["name"]: tensor[None]}
-    if size_input := spec["output"].get("size_input"):
-        feed[size_input] = np.array([[spec["input"]["width"], spec["input"]["height"]]], np.int64)
     network.reshape({name: list(value.shape) for name, value in feed.items()})
     compiled = core.compile_model(network, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
     int8 = total = 0.0
     for _ in range(runs):
-        request.infer(feed)
+        request.infer(dict(feed))
         for entry in request.profiling_info:
             elapsed = entry.real_time.total_seconds()
             total += elapsed

@@ -19,7 +19,7 @@ from calibration.graph import Graph, load, prepare
 from calibration.observers import Method, Range, observe
 from calibration.placement import Placement, PlacementOptions, place
 from calibration.render import BackendName, activation_grid, render
-from calibration.sampling import FORMAT, VERSION, Sample, read_checked, read_record, read_sample, sha256
+from calibration.sampling import FORMAT, VERSION, Sample, read_checked, read_record, read_sample
 from edgedet import BackendError, InvalidInputError, ModelError, preprocess
 from edgedet.bundle import add_json, add_model, load_model_json
 
@@ -153,8 +153,8 @@ def quantize(
             "factors": factors,
             "correct_bias": options.correct_bias,
             "placement": asdict(options.placement),
-            "float_sha256": sha256(float_file),
-            "int8_sha256": sha256(bundle / file),
+            "float_sha256": spec["files"][float_file.name]["sha256"],
+            "int8_sha256": load_model_json(bundle)["files"][file]["sha256"],
             "versions": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
             "ranges": {name: _range_entry(statistics[name], ranges[name], backend) for name in placement.activations},
             "layers": [asdict(layer) for layer in placement.layers],
@@ -195,15 +195,19 @@ def network_input(image: npt.NDArray[np.uint8], spec: Mapping[str, Any]) -> npt.
     return tensor
 
 
+def network_feed(tensors: npt.NDArray[np.float32], spec: Mapping[str, Any]) -> Batch:
+    """What the network is fed for (N, 3, height, width) inputs: them, and the size where it asks for one."""
+    how = spec["input"]
+    feed: dict[str, npt.NDArray[np.generic]] = {how["name"]: tensors}
+    if size_input := spec["output"].get("size_input"):
+        feed[size_input] = np.tile(np.array([how["width"], how["height"]], np.int64), (len(tensors), 1))
+    return feed
+
+
 def _batches(folder: Path, sample: Sample, spec: Mapping[str, Any], *, batch: int, limit: int) -> Iterator[Batch]:
     tensors = (network_input(read_checked(folder, image), spec) for image in sample.images[:limit])
-    size_input = spec["output"].get("size_input")
     for stacked in batched(tensors, batch):
-        feed: dict[str, npt.NDArray[np.generic]] = {spec["input"]["name"]: stacked}
-        if size_input:
-            size = (spec["input"]["width"], spec["input"]["height"])
-            feed[size_input] = np.tile(np.array(size, np.int64), (len(stacked), 1))
-        yield feed
+        yield network_feed(stacked, spec)
 
 
 def _batch_size(graph: Graph, spec: Mapping[str, Any], wanted: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet import Error, InvalidInputError, read_image
+from edgedet.bundle import sha256_of
 from edgedet.coco_eval import load_annotations
 from edgedet.images import find_images
 
@@ -91,14 +91,10 @@ def sha256(path: Path) -> str:
     Raises:
         InvalidInputError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as cause:
         raise InvalidInputError(f"{path}: expected a readable file, got: {cause.strerror}; check the path") from cause
-    return digest.hexdigest()
 
 
 def draw(

@@ -18,10 +18,10 @@ import onnxruntime
 
 from calibration.execution import int8_share, int8_time
 from calibration.matching import drift
-from calibration.quantize import float_model, network_input
+from calibration.quantize import float_model, network_feed, network_input
 from calibration.render import BackendName
 from calibration.sampling import read_record, read_sample, sha256
-from edgedet import Detections, Detector, InvalidInputError, _core, read_image
+from edgedet import Detections, Detector, InvalidInputError, __version__, read_image
 from edgedet.bundle import add_json, load_model_json, set_best
 from edgedet.coco_eval import CocoDataset, evaluate, load_annotations, match_categories
 
@@ -139,9 +139,9 @@ def verify(
     repeated = [candidate(read_image(path)) for path in paths[:_REPEATED]]
 
     ap = {name: _average_precision(run.detections, dataset, chosen, categories) for name, run in runs.items()}
-    detector = _core.Detector(str(bundle), backend=options.backend, precision="int8", threads=options.threads)
-    execution = int8_share(detector.execution_graph()).to_json()
-    execution["time_share"] = round(int8_time(bundle / int8_file, spec, network_input(first, spec)), 4)
+    execution = int8_share(candidate.execution_graph()).to_json()
+    feed = network_feed(network_input(first, spec)[None], spec)
+    execution["time_share"] = round(int8_time(bundle / int8_file, feed), 4)
     figures: dict[str, Any] = {
         "ap": {name: {key: round(value, 5) for key, value in values.items()} for name, values in ap.items()},
         "ap_drop": round(ap["fp32"]["AP"] - ap["int8"]["AP"], 5),
@@ -163,14 +163,14 @@ def verify(
         "machine": platform.machine(),
         "threads": candidate.info.threads,
         "versions": {
-            "edgedet": _core.build_info()["version"],
+            "edgedet": __version__,
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
             "python": platform.python_version(),
         },
         "models": {
-            "fp32": {"file": (file := float_model(spec, options.backend)), "sha256": sha256(bundle / file)},
-            "int8": {"file": int8_file, "sha256": sha256(bundle / int8_file)},
+            precision: {"file": file, "sha256": spec["files"][file]["sha256"]}
+            for precision, file in (("fp32", float_model(spec, options.backend)), ("int8", int8_file))
         },
         "evaluation": {"images": len(chosen), "of": len(dataset.images), "first": chosen[0].file_name},
         "limits": {
@@ -202,7 +202,7 @@ def check_report(bundle: Path) -> ReportState:
     backend = report["backend"]
     present = {"fp32": float_model(spec, backend), "int8": spec["models"].get("int8", {}).get(backend)}
     for precision, file in present.items():
-        if file is None or sha256(bundle / file) != report["models"][precision]["sha256"]:
+        if file is None or spec["files"][file]["sha256"] != report["models"][precision]["sha256"]:
             return ReportState(
                 False, f"stale: the {precision} model is not the one that was verified; run `verify` again"
             )

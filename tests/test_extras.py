@@ -1,4 +1,4 @@
-"""Commands whose packages are not installed say which extra brings them, before they do any work."""
+"""How commands end: missing packages name the extra that brings them, errors are one line, Ctrl-C is 130."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgedet import Error
+from edgedet.command import run_command
 from edgedet.extras import needs_extra
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,3 +51,18 @@ def test_a_missing_module_of_our_own_is_a_bug_not_an_extra() -> None:
         raise ModuleNotFoundError("No module named 'training.nonsense'", name="training.nonsense")
     with pytest.raises(Error, match=r"edgedet\[train\]"), needs_extra("train"):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
+def test_how_commands_end(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    def failing() -> int:
+        raise Error("expected a, got b; do c")
+
+    assert run_command(lambda: 1) == 1
+    assert capsys.readouterr().err == ""
+    assert run_command(interrupted) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    assert run_command(failing) == 2
+    assert capsys.readouterr().err == "error: expected a, got b; do c\n"

@@ -299,12 +299,17 @@ def _write_model_json(folder: Path, document: Mapping[str, Any]) -> None:
     _flush(folder)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's contents. Raises OSError for a file that cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+    return digest.hexdigest()
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
 def _beside(target: Path) -> Path:

@@ -205,6 +205,15 @@ class Detector:
                     results[place] = detections
         return [result for result in results if result is not None], StageTimes(*total.tolist())
 
+    def execution_graph(self) -> list[dict[str, str]]:
+        """The engine's own layers in the order they run.
+
+        Returns:
+            Per layer its ``name``, ``type``, ``primitive`` (the kernel), ``precision`` of its output, and
+            ``original``: the layers of the network that it does.
+        """
+        return self._core.execution_graph()
+
     def _wrap(
         self,
         raw: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],

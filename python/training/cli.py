@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from edgedet import Error, InvalidInputError
+from edgedet import InvalidInputError
 from edgedet.bundle import UNSTATED
+from edgedet.command import run_command
 from edgedet.extras import needs_extra
 from training.config import TrainConfig
 
@@ -79,18 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0; 2 after an error that was printed; 130 after Ctrl-C."""
+    """Runs one command and returns its code, see `run_command`."""
     arguments = build_parser().parse_args(argv)
-    try:
+
+    def command() -> int:
         with needs_extra("train"):
             code: int = arguments.command(arguments)
-    except Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return code
+        return code
+
+    return run_command(command)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
-from edgedet import Error, __version__
+from edgedet import __version__
 from edgedet.cli import bench, doctor, evaluate, import_onnx, info, predict
+from edgedet.command import run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,23 +25,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Returns:
-        0; 2 after an error that was printed; 130 after Ctrl-C.
-    """
+    """Runs one command and returns its code, see ``run_command``."""
     arguments = build_parser().parse_args(argv)
-    try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe has left (`edgedet ... | head`); Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
+    return run_command(lambda: arguments.run(arguments))
