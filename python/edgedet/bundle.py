@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from edgedet import _core
 from edgedet._core import BundleError
+from edgedet.files import beside, flush, write_atomically
 
 FORMAT: Final = "edgedet.bundle"
 VERSION: Final = 1
@@ -123,12 +124,12 @@ def write_bundle(
 
     form = "logits_boxes" if isinstance(output, LogitsBoxes) else "labels_boxes_scores"
     outputs = {key: value for key, value in asdict(output).items() if value is not None}
-    staging = _beside(target)
+    staging = beside(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging.mkdir()
     try:
         shutil.copyfile(source, staging / "model.onnx")
-        _flush(staging / "model.onnx")
+        flush(staging / "model.onnx")
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -249,10 +250,10 @@ def _add_file(
         raise BundleError(
             f"expected a plain file name other than model.json, got {name!r}; a bundle has no sub-folders"
         )
-    staging = _beside(folder / name)
+    staging = beside(folder / name)
     try:
         write(staging)
-        _flush(staging)
+        flush(staging)
         fingerprint = _fingerprint(staging)
         if document["files"].get(name) != fingerprint:
             if name in document["files"]:
@@ -292,11 +293,7 @@ def _write_model_json(folder: Path, document: Mapping[str, Any]) -> None:
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     except ValueError:
         raise BundleError(f"{folder}: expected finite numbers in model.json, got NaN or infinity") from None
-    staging = _beside(folder / "model.json")
-    staging.write_text(text, encoding="utf-8")
-    _flush(staging)
-    staging.replace(folder / "model.json")
-    _flush(folder)
+    write_atomically(folder / "model.json", text.encode())
 
 
 def sha256_of(path: Path) -> str:
@@ -312,26 +309,13 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
-def _beside(target: Path) -> Path:
-    """A name in the same folder, thus on the same disk, that no other process uses."""
-    return target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _swap_in(staging: Path, target: Path) -> None:
-    _flush(staging)
+    flush(staging)
     if target.exists():
-        old = _beside(target)
+        old = beside(target)
         target.rename(old)
         staging.rename(target)
         shutil.rmtree(old)
     else:
         staging.rename(target)
-    _flush(target.parent)
+    flush(target.parent)

@@ -12,7 +12,7 @@ import torch
 
 from edgedet import ModelError
 from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
-from training.files import write_atomically
+from edgedet.files import write_atomically
 from training.models.deformable_attention import Sampling
 from training.models.deimv2 import Deimv2
 from training.models.deploy import deploy

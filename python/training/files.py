@@ -1,9 +1,8 @@
-"""Files that appear whole or not at all."""
+"""JSON and tensors in files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Writes beside the file, flushes to disk, renames: a crash leaves the old file or the new one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+from edgedet.files import write_atomically
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from training.files import write_atomically
+from edgedet.files import write_atomically
 
 _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
