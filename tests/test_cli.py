@@ -285,11 +285,19 @@ def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
 
 
 def test_ctrl_c_ends_cleanly(bundle: Path) -> None:
-    process = start("bench", bundle, "--frames", "100000000", "--warmup", "0", "--threads", "1")
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("bench 1/")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and a child inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = start("bench", bundle, "--frames", "100000000", "--warmup", "0", "--threads", "1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("bench 1/")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err
 
