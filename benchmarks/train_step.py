@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from training.memory import keep_freed_memory
-from training.models.deimv2 import build, deimv2_config
+from training.models.deimv2 import deimv2_config
+from training.models.detector import build
 from training.recipes import build_criterion
 
 Step = Callable[[Tensor, list[dict[str, Tensor]]], None]

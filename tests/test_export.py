@@ -18,8 +18,9 @@ from edgedet.bundle import InputSpec, load_model_json
 from training.checkpoint import load_weights
 from training.export import export_onnx, write_bundle_from_model
 from training.models.deformable_attention import Sampling
-from training.models.deimv2 import Variant, build, deimv2_config
+from training.models.deimv2 import Variant, deimv2_config
 from training.models.deploy import deploy
+from training.models.detector import build
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

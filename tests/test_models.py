@@ -18,7 +18,8 @@ from training.boxes import box_cxcywh_to_xyxy, weighting_function
 from training.checkpoint import load_pretrained, load_weights, read_description, save_weights
 from training.models.decoder import make_anchors
 from training.models.deformable_attention import DeformableAttention
-from training.models.deimv2 import Deimv2, Deimv2Config, Variant, build, deimv2_config
+from training.models.deimv2 import Variant, deimv2_config
+from training.models.detector import Detector, DetectorConfig, build
 from training.models.distribution import distance_to_box, integral
 from training.models.layers import ConvNorm
 
@@ -26,7 +27,7 @@ ATTO = "deimv2_hgnetv2_atto_coco.safetensors"
 FEMTO = "deimv2_hgnetv2_femto_coco.from_onnx.safetensors"
 
 
-def tiny_config(*, classes: int = 5, size: tuple[int, int] = (64, 96), queries: int = 12) -> Deimv2Config:
+def tiny_config(*, classes: int = 5, size: tuple[int, int] = (64, 96), queries: int = 12) -> DetectorConfig:
     config = deimv2_config("atto", num_classes=classes)
     return replace(config, input_size=size, decoder=replace(config.decoder, num_queries=queries))
 
@@ -94,7 +95,7 @@ HUGGING_FACE = [
 ]
 
 
-def hugging_face_state(model: Deimv2) -> dict[str, Tensor]:
+def hugging_face_state(model: Detector) -> dict[str, Tensor]:
     state = {}
     for name, tensor in model.state_dict().items():
         if name in ("decoder.anchors", "decoder.valid_mask"):
@@ -113,7 +114,7 @@ def hugging_face_state(model: Deimv2) -> dict[str, Tensor]:
     return state
 
 
-def hugging_face_model(config: Deimv2Config) -> nn.Module:
+def hugging_face_model(config: DetectorConfig) -> nn.Module:
     transformers = pytest.importorskip("transformers", reason="the oracle is Hugging Face's Deimv2")
     if not hasattr(transformers, "Deimv2ForObjectDetection"):
         pytest.skip("this transformers has no Deimv2")
@@ -140,7 +141,7 @@ def hugging_face_model(config: Deimv2Config) -> nn.Module:
             freeze_backbone_batch_norms=False,
             encoder_type="lite",
             encoder_hidden_dim=config.encoder.hidden_dim,
-            encoder_in_channels=[config.encoder.in_channels],
+            encoder_in_channels=list(config.encoder.in_channels),
             hidden_expansion=config.encoder.expansion,
             depth_mult=0.5,
             feat_strides=list(decoder.strides),

@@ -14,14 +14,14 @@ from edgedet import ModelError
 from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 from edgedet.files import write_atomically
 from training.models.deformable_attention import Sampling
-from training.models.deimv2 import Deimv2
 from training.models.deploy import deploy
+from training.models.detector import Detector
 
 _TOLERANCE = 1e-2  # of the largest logit
 
 
 def export_onnx(
-    model: Deimv2,
+    model: Detector,
     path: Path,
     *,
     sampling: Sampling = "gather",
@@ -75,7 +75,7 @@ def export_onnx(
 
 
 def write_bundle_from_model(
-    model: Deimv2,
+    model: Detector,
     bundle: Path,
     *,
     name: str,
@@ -116,7 +116,7 @@ def write_bundle_from_model(
         )
 
 
-def _check_weights(model: Deimv2) -> None:
+def _check_weights(model: Detector) -> None:
     for name, tensor in model.state_dict().items():
         if name != "decoder.anchors" and tensor.is_floating_point() and not tensor.isfinite().all():
             raise ModelError(

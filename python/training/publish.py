@@ -14,7 +14,7 @@ from training.config import ModelName, TrainConfig, read_config
 from training.data.coco import Categories, find_split, load_coco, read_categories
 from training.evaluate import evaluate_model
 from training.export import write_bundle_from_model
-from training.models.deimv2 import Deimv2, build
+from training.models.detector import Detector, build
 from training.recipes import device_of, input_spec, model_config
 
 
@@ -22,7 +22,7 @@ from training.recipes import device_of, input_spec, model_config
 class Checkpoint:
     """A network with its weights and all that is needed to use it."""
 
-    model: Deimv2
+    model: Detector
     spec: InputSpec
     categories: Categories
     name: str

@@ -11,7 +11,8 @@ from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
 from training.config import ModelName, TrainConfig
 from training.losses.criterion import Criterion, CriterionConfig
-from training.models.deimv2 import Deimv2, Deimv2Config, build, deimv2_config
+from training.models.detector import Detector, DetectorConfig, build
+from training.models.zoo import detector_config
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,15 @@ RECIPES: dict[ModelName, Recipe] = {
 
 def model_config(
     name: ModelName, *, num_classes: int, size: int | None = None, denoising: int | None = None
-) -> Deimv2Config:
+) -> DetectorConfig:
     """The network's configuration. Raises InvalidInputError for a size the network cannot take."""
-    try:
-        config = deimv2_config(name, num_classes=num_classes, input_size=None if size is None else (size, size))
-        if denoising is None:
-            return config
-        return replace(config, decoder=replace(config.decoder, denoising=denoising))
-    except ValueError as error:
-        raise InvalidInputError(f"model {name}: {error}") from error
+    config = detector_config(name, num_classes=num_classes, input_size=None if size is None else (size, size))
+    if denoising is None:
+        return config
+    return replace(config, decoder=replace(config.decoder, denoising=denoising))
 
 
-def build_model(config: TrainConfig, *, num_classes: int) -> Deimv2:
+def build_model(config: TrainConfig, *, num_classes: int) -> Detector:
     """A network with fresh weights, made from the run's seed."""
     torch.manual_seed(config.seed)
     return build(model_config(config.model, num_classes=num_classes, size=config.size, denoising=config.denoising))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgedet import InvalidInputError
 from training.models.decoder import SATURATED_LOGIT, Decoder, DecoderLayer, QualityEstimator
 from training.models.deformable_attention import DeformableAttention, Sampling, Shape
-from training.models.deimv2 import Deimv2
+from training.models.detector import Detector
 from training.models.layers import ConvNorm, LearnableAffine
 from training.models.lite_encoder import RepBlock
 
@@ -27,7 +27,7 @@ _FAR = 1e4  # a finite stand-in for the infinite logit of unusable anchors; its 
 class Deployed(nn.Module):
     """What is exported. In eval mode, for one input size, any batch."""
 
-    def __init__(self, model: Deimv2, *, sampling: Sampling, input_size: tuple[int, int]) -> None:
+    def __init__(self, model: Detector, *, sampling: Sampling, input_size: tuple[int, int]) -> None:
         super().__init__()
         model = copy.deepcopy(model).float().cpu().eval()
         fold_norms(model)
@@ -38,10 +38,10 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) to logits (B, Q, C) and boxes (B, Q, 4) cxcywh in [0, 1] of the input."""
-        return self.decoder(self.encoder(self.backbone(images)))  # type: ignore[no-any-return]
+        return self.decoder(self.encoder(self.backbone(images)).maps)  # type: ignore[no-any-return]
 
 
-def deploy(model: Deimv2, *, sampling: Sampling = "gather", input_size: tuple[int, int] | None = None) -> Deployed:
+def deploy(model: Detector, *, sampling: Sampling = "gather", input_size: tuple[int, int] | None = None) -> Deployed:
     """The deployed form of a model, on the CPU in float32; the model stays as it is.
 
     sampling: how deformable attention reads its maps. input_size: (height, width), the model's own if not given.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.layers import Activation, ConvNorm, activation_layer
+from training.models.outputs import EncoderOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class LiteEncoderConfig:
     expansion: width of the inner blocks relative to hidden_dim. blocks: bottlenecks in each of them.
     """
 
-    in_channels: int
+    in_channels: tuple[int]
     hidden_dim: int
     expansion: float = 0.34
     blocks: int = 2
@@ -97,17 +98,17 @@ class LiteEncoder(nn.Module):
         super().__init__()
         dim, act = config.hidden_dim, config.activation
         inner = round(config.expansion * dim // 2)
-        self.input_proj = nn.ModuleList([ConvNorm(config.in_channels, dim, 1)])
+        self.input_proj = nn.ModuleList([ConvNorm(config.in_channels[0], dim, 1)])
         self.down_sample1 = Downsample(dim, act)
         self.down_sample2 = Downsample(dim, act)
         self.bi_fusion = ConvNorm(dim, dim, 1, activation=act)
         self.fpn_block = ElanBlock(dim, inner, config.blocks, act)
         self.pan_block = ElanBlock(dim, inner, config.blocks, act)
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, maps: list[Tensor]) -> EncoderOutput:
         """One map (B, C_in, H, W) to two, (B, D, H, W) and (B, D, H / 2, W / 2); H and W even."""
         fine = self.input_proj[0](maps[0])
         coarse = self.down_sample1(fine)
         coarse = self.bi_fusion(coarse + coarse.mean(dim=(2, 3), keepdim=True))
         fine = self.fpn_block(fine + F.interpolate(coarse, scale_factor=2.0, mode="nearest"))
-        return [fine, self.pan_block(coarse + self.down_sample2(fine))]
+        return EncoderOutput([fine, self.pan_block(coarse + self.down_sample2(fine))])

@@ -37,13 +37,28 @@ class DenoisingMeta:
 
 
 @dataclass(frozen=True)
+class EncoderOutput:
+    """What an encoder makes of the backbone's maps.
+
+    maps: (B, D, H, W) per level, fine to coarse. aifi: (B, D, H, W), the coarsest map after self-attention within it
+    and before it is fused with the others (F5 in RT-DETR, Zhao et al. 2023), or None where there is no such layer.
+    """
+
+    maps: list[Tensor]
+    aifi: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class DetectorOutput:
     """Everything a forward pass yields. In eval mode only `final` (and the taps) is set.
 
     final: the last decoder layer. auxiliary: earlier layers, first to last. encoder: the query selection's predictions.
     pre: the plain box head on the first layer (D-FINE). denoising: every layer's denoising part, first to last, and
     denoising_pre its plain box head; denoising_meta says how they are laid out.
-    features: encoder maps per level, (B, C, H, W). queries: decoder states per layer, (B, Q, D): distillation taps.
+
+    Taps for distillation: features, encoder maps per level, (B, D, H, W); aifi, see `EncoderOutput`; queries, decoder
+    states per layer, (B, Q, D); attention, per layer (B, heads, Q, L) over the cells of the memory, of decoders with
+    plain cross-attention that were asked to record it, else empty.
     """
 
     final: Prediction
@@ -54,4 +69,6 @@ class DetectorOutput:
     denoising_pre: Prediction | None = None
     denoising_meta: DenoisingMeta | None = None
     features: list[Tensor] = field(default_factory=list)
+    aifi: Tensor | None = None
     queries: list[Tensor] = field(default_factory=list)
+    attention: list[Tensor] = field(default_factory=list)

@@ -1,0 +1,72 @@
+"""A detector: backbone, encoder and decoder, and the configuration that says which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from training.models.decoder import Decoder, DecoderConfig
+from training.models.hgnetv2 import HGNetV2, HGNetV2Config
+from training.models.lite_encoder import LiteEncoder, LiteEncoderConfig
+from training.models.outputs import DetectorOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """A detector: its name, the (height, width) it is meant for, and its three parts."""
+
+    name: str
+    input_size: tuple[int, int]
+    backbone: HGNetV2Config
+    encoder: LiteEncoderConfig
+    decoder: DecoderConfig
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit."""
+        stride = self.decoder.strides[-1]
+        if any(side < stride or side % stride for side in self.input_size):
+            raise ValueError(f"input_size must be positive multiples of {stride}, got {self.input_size}")
+        if self.backbone.out_channels != self.encoder.in_channels:
+            raise ValueError(f"the encoder takes {self.encoder.in_channels}, got {self.backbone.out_channels}")
+        if self.encoder.hidden_dim != self.decoder.hidden_dim:
+            raise ValueError(f"the decoder takes {self.decoder.hidden_dim}, got {self.encoder.hidden_dim}")
+        cells = sum((self.input_size[0] // s) * (self.input_size[1] // s) for s in self.decoder.strides)
+        if cells < self.decoder.num_queries:
+            raise ValueError(
+                f"input_size {self.input_size} has {cells} cells, fewer than {self.decoder.num_queries} queries; "
+                "use a larger input or fewer queries"
+            )
+
+
+class Detector(nn.Module):
+    """The detector.
+
+    Images are RGB in [0, 1], sides multiples of the coarsest stride.
+    """
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = HGNetV2(config.backbone)
+        self.encoder = LiteEncoder(config.encoder)
+        self.decoder = Decoder(config.decoder, config.input_size)
+
+    def forward(self, images: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None) -> DetectorOutput:
+        """Detect.
+
+        images: (B, 3, H, W) float. targets: per image `labels` (n,) int64 and `boxes` (n, 4) float32 cxcywh in [0, 1];
+        used in training mode only, where they become denoising queries.
+        """
+        # Channels last is 1.5 to 2 times faster in training on a CPU, and what tensor cores want.
+        images = images.contiguous(memory_format=torch.channels_last)
+        encoded = self.encoder(self.backbone(images))
+        output: DetectorOutput = self.decoder(encoded.maps, targets)
+        return replace(output, aifi=encoded.aifi)
+
+
+def build(config: DetectorConfig) -> Detector:
+    """A new detector with fresh weights."""
+    return Detector(config)
