@@ -13,13 +13,13 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgedet import preprocess
+from edgedet import InvalidInputError, preprocess
 from edgedet.bundle import InputSpec
 from training.data.augment import Augmentation, Example, Source, augment
 from training.data.coco import CocoDataset, Sample
 from training.data.store import ImageStore, decode
 
-_ORDER, _DRAW = 0, 1  # streams of random numbers that must not share seeds
+_ORDER, _DRAW, _NOISE = 0, 1, 2  # streams of random numbers that must not share seeds
 _AHEAD = 2  # batches prepared in advance per run of workers
 
 Target = dict[str, Tensor]
@@ -30,16 +30,19 @@ class Batch:
     """What the network is trained on in a step.
 
     images: (B, 3, H, W) float32. targets: per image "labels" (n,) int64 and "boxes" (n, 4) float32 cxcywh in [0, 1].
+    seeds: per image a number in [0, 2**63) for what the network draws itself (denoising queries).
     """
 
     images: Tensor
     targets: list[Target]
+    seeds: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         return Batch(
             images=self.images.to(device, non_blocking=True),
             targets=[{name: value.to(device) for name, value in target.items()} for target in self.targets],
+            seeds=self.seeds,
         )
 
 
@@ -59,14 +62,27 @@ class TrainingBatches:
         seed: int,
         workers: int = 0,
         cache_bytes: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        """workers: threads that prepare ahead; 0 for the caller's own. cache_bytes: limit of decoded images."""
+        """Prepare to draw.
+
+        batch: images per step of all processes together, of which process `rank` of `world` draws its share.
+        workers: threads that prepare ahead; 0 for the caller's own. cache_bytes: limit of decoded images.
+        Raises InvalidInputError if the processes cannot share a batch evenly.
+        """
+        if not 0 <= rank < world or batch % world or len(dataset) < world:
+            raise InvalidInputError(
+                f"batch: expected a multiple of the {world} processes and an image for each, got a batch of {batch} "
+                f"and {len(dataset)} images on process {rank}; change --batch or the number of processes"
+            )
         self._dataset = dataset
         self._spec = spec
         self._augmentation = augmentation
         self._batch = batch
         self._seed = seed
         self._workers = workers
+        self._rank, self._world = rank, world
         self._store = ImageStore(dataset.samples, longest=2 * max(spec.width, spec.height), limit_bytes=cache_bytes)
 
     @property
@@ -75,7 +91,7 @@ class TrainingBatches:
         return max(1, len(self._dataset) // self._batch)
 
     def order(self, epoch: int) -> list[list[int]]:
-        """Sample indices of each batch of an epoch."""
+        """Sample indices of each batch of an epoch, of all processes."""
         rng = np.random.default_rng([self._seed, epoch, _ORDER])
         shuffled = rng.permutation(len(self._dataset)).tolist()
         return [shuffled[step * self._batch : (step + 1) * self._batch] for step in range(self.steps)]
@@ -89,8 +105,8 @@ class TrainingBatches:
         return augment(self._source(index), others=self._other, spec=self._spec, settings=settings, rng=rng, out=out)
 
     def epoch(self, epoch: int, *, first_step: int = 0, gentle: bool = False) -> Iterator[Batch]:
-        """Batches of an epoch from `first_step` on."""
-        steps = self.order(epoch)[first_step:]
+        """This process's part of the batches of an epoch, from `first_step` on."""
+        steps = [self._share(indices) for indices in self.order(epoch)[first_step:]]
         if self._workers == 0:
             for indices in steps:
                 images = self._canvas(len(indices))
@@ -98,14 +114,14 @@ class TrainingBatches:
                     self.example(epoch, index, gentle=gentle, out=image)
                     for index, image in zip(indices, images.numpy(), strict=True)
                 ]
-                yield self._finished(images, drawn)
+                yield self._finished(images, drawn, self._seeds(epoch, indices))
             return
         with ThreadPoolExecutor(self._workers, thread_name_prefix="batches") as pool:
-            waiting: deque[tuple[Tensor, list[Future[Example]]]] = deque()
+            waiting: deque[tuple[Tensor, list[Future[Example]], tuple[int, ...]]] = deque()
 
             def next_finished() -> Batch:
-                images, futures = waiting.popleft()
-                return self._finished(images, [future.result() for future in futures])
+                images, futures, seeds = waiting.popleft()
+                return self._finished(images, [future.result() for future in futures], seeds)
 
             try:
                 for indices in steps:
@@ -114,7 +130,7 @@ class TrainingBatches:
                         pool.submit(self.example, epoch, index, gentle=gentle, out=image)
                         for index, image in zip(indices, images.numpy(), strict=True)
                     ]
-                    waiting.append((images, futures))
+                    waiting.append((images, futures, self._seeds(epoch, indices)))
                     if len(waiting) > _AHEAD:
                         yield next_finished()
                 while waiting:
@@ -122,10 +138,19 @@ class TrainingBatches:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def _share(self, indices: list[int]) -> list[int]:
+        """The consecutive part of a batch that belongs to this process."""
+        count = len(indices)
+        return indices[count * self._rank // self._world : count * (self._rank + 1) // self._world]
+
+    def _seeds(self, epoch: int, indices: Sequence[int]) -> tuple[int, ...]:
+        entropies = (np.random.SeedSequence([self._seed, epoch, _NOISE, index]) for index in indices)
+        return tuple(int(entropy.generate_state(1, np.uint64)[0]) >> 1 for entropy in entropies)
+
     def _canvas(self, count: int) -> Tensor:
         return torch.empty(count, 3, self._spec.height, self._spec.width)
 
-    def _finished(self, images: Tensor, drawn: Sequence[Example]) -> Batch:
+    def _finished(self, images: Tensor, drawn: Sequence[Example], seeds: tuple[int, ...]) -> Batch:
         images = recolour(images, [example.colour for example in drawn])
         if self._spec.mean != (0.0, 0.0, 0.0) or self._spec.std != (1.0, 1.0, 1.0):
             mean, std = (torch.tensor(value)[:, None, None] for value in (self._spec.mean, self._spec.std))
@@ -133,7 +158,7 @@ class TrainingBatches:
         targets = [
             {"labels": torch.from_numpy(example.labels), "boxes": torch.from_numpy(example.boxes)} for example in drawn
         ]
-        return Batch(images=images, targets=targets)
+        return Batch(images=images, targets=targets, seeds=seeds)
 
     def _source(self, index: int) -> Source:
         sample = self._dataset.samples[index]
