@@ -19,8 +19,10 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,34 @@ _EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RG
 # warnings.catch_warnings changes process-wide state; two readers must not interleave inside it.
 _WARNINGS_LOCK: Final = threading.Lock()
 
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself before its pixels.
+
+    width, height: pixels as shown, EXIF orientation applied. orientation: of EXIF, 1 (upright) to 8. format, mode: in
+    Pillow's words, such as "JPEG" and "RGB".
+    """
+
+    width: int
+    height: int
+    orientation: int
+    format: str
+    mode: str
+
+
+def read_header(file: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Reads the header of an image file and none of its pixels, which may still be broken.
+
+    EXIF data that a PNG file has behind its pixels is not seen.
+
+    Raises:
+        ImageError: as `read_image` does for what the header tells.
+    """
+    return _read(file, str(Path(file)), max_pixels, _header)
+
 
 def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decodes an image file.
@@ -69,28 +99,7 @@ def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
             "arrays need no reading, pass them to the detector as they are",
         )
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(Path(source))
-    from PIL import UnidentifiedImageError
-
-    try:
-        if isinstance(source, bytes):
-            return _decode(io.BytesIO(source), name, max_pixels)
-        with Path(source).open("rb") as file:
-            return _decode(file, name, max_pixels)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image that can be read; expected one of {', '.join(FORMATS)}") from None
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name}: expected an image file, got a folder") from None
-    except PermissionError:
-        raise ImageError(f"{name}: the file may not be read; check its permissions") from None
-    except MemoryError:
-        raise ImageError(f"{name}: not enough memory to decode the image; lower max_pixels or shrink it") from None
-    except Exception as error:
-        # Pillow's decoders raise whatever their parsers trip over (ValueError, SyntaxError, struct.error, ...).
-        raise ImageError(f"{name}: damaged or unsupported image: {error or type(error).__name__}") from error
+    return _read(source, name, max_pixels, _pixels)
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Path]:
@@ -110,8 +119,37 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def _decode(file: IO[bytes], name: str, max_pixels: int) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+def _read(
+    source: str | os.PathLike[str] | bytes, name: str, max_pixels: int, part: Callable[[Image.Image, str], _Result]
+) -> _Result:
+    """Opens an image, hands it to `part`, and turns all that can go wrong into an ImageError."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
+            _open(file, name, max_pixels) as image,
+        ):
+            return part(image, name)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image that can be read; expected one of {', '.join(FORMATS)}") from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: expected an image file, got a folder") from None
+    except PermissionError:
+        raise ImageError(f"{name}: the file may not be read; check its permissions") from None
+    except MemoryError:
+        raise ImageError(f"{name}: not enough memory to decode the image; lower max_pixels or shrink it") from None
+    except Exception as error:
+        # Pillow's decoders raise whatever their parsers trip over (ValueError, SyntaxError, struct.error, ...).
+        raise ImageError(f"{name}: damaged or unsupported image: {error or type(error).__name__}") from error
+
+
+def _open(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    from PIL import Image
 
     _check_size(_webp_canvas(file), name, max_pixels)
     with _WARNINGS_LOCK, warnings.catch_warnings():
@@ -124,18 +162,36 @@ def _decode(file: IO[bytes], name: str, max_pixels: int) -> NDArray[np.uint8]:
                 f"{name}: its header announces more pixels than Pillow accepts, the limit here is {max_pixels}; "
                 "shrink the image",
             ) from None
-    with image:
-        _check_size(image.size, name, max_pixels)
-        if image.mode not in _EIGHT_BIT_MODES:
-            raise ImageError(
-                f"{name}: pixels of type {image.mode!r} have no defined 8-bit rendering; scale them to 0..255 as your "
-                "sensor needs it and pass the uint8 array",
-            )
-        image.load()
-        with _WARNINGS_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rgb = ImageOps.exif_transpose(image).convert("RGB")
+    _check_size(image.size, name, max_pixels)
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(
+            f"{name}: pixels of type {image.mode!r} have no defined 8-bit rendering; scale them to 0..255 as your "
+            "sensor needs it and pass the uint8 array",
+        )
+    return image
+
+
+def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    image.load()
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rgb = ImageOps.exif_transpose(image).convert("RGB")
     return np.array(rgb)
+
+
+def _header(image: Image.Image, name: str) -> ImageHeader:
+    from PIL import ExifTags, Image
+
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Not image.getexif(): for a PNG file without EXIF data that one decodes the pixels to look behind them.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    if orientation not in range(1, 9):
+        orientation = 1
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    return ImageHeader(width, height, orientation, image.format or "", image.mode)
 
 
 def _check_size(size: tuple[int, int] | None, name: str, max_pixels: int) -> None:
