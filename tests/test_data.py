@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from edgedet import ImageError, InvalidInputError
-from training.data.coco import Categories, SplitPaths, find_split, load_coco
+from training.data.coco import SplitPaths, find_split, load_coco
+from training.data.dataset import Categories
 from training.data.store import ImageStore, decode
 
 
@@ -147,7 +148,7 @@ def test_images_may_lie_beside_the_json(tmp_path: Path) -> None:
     paths = write_split(tmp_path, make_document())
     moved = tmp_path / "flat"
     moved.mkdir()
-    for image in paths.images.iterdir():
+    for image in (paths.annotations.parent / "images").iterdir():
         image.rename(moved / image.name)
     (moved / "labels.json").write_bytes(paths.annotations.read_bytes())
     assert len(load_coco(find_split(tmp_path, "train", annotations=moved / "labels.json"))) == 2
@@ -157,7 +158,7 @@ def test_validation_must_use_the_categories_of_training(tmp_path: Path) -> None:
     paths = write_split(tmp_path, make_document())
     more = Categories(("dog", "cat", "kite"), (1, 4, 90))
     assert load_coco(paths, categories=more).samples[0].labels.tolist() == [2, 1]
-    with pytest.raises(InvalidInputError, match="got the further ids 90"):
+    with pytest.raises(InvalidInputError, match="got boxes of the further ids 90"):
         load_coco(paths, categories=Categories(("cat",), (4,)))
     with pytest.raises(InvalidInputError, match="expected category 90 to be 'plane'"):
         load_coco(paths, categories=Categories(("cat", "plane"), (4, 90)))

@@ -11,7 +11,7 @@ from edgedet import Detections, decode_logits
 from edgedet.bundle import InputSpec
 from edgedet.coco_eval import evaluate, load_annotations
 from training.data.batches import validation_batches
-from training.data.coco import CocoDataset, Sample
+from training.data.dataset import CocoDataset, Sample
 from training.loop import Precision, autocast
 
 

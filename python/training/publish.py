@@ -11,7 +11,8 @@ from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
 from training.checkpoint import load_weights, read_description
 from training.config import ModelName, TrainConfig, read_config
-from training.data.coco import Categories, find_split, load_coco, read_categories
+from training.data.coco import find_split, load_coco, read_categories
+from training.data.dataset import Categories
 from training.evaluate import evaluate_model
 from training.export import write_bundle_from_model
 from training.models.detector import Detector, build

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgedet import InvalidInputError, preprocess
 from edgedet.bundle import InputSpec
 from training.data.augment import Augmentation, Example, Source, augment
-from training.data.coco import CocoDataset, Sample
+from training.data.dataset import CocoDataset, Sample
 from training.data.store import ImageStore, decode
 
 _ORDER, _DRAW, _NOISE = 0, 1, 2  # streams of random numbers that must not share seeds

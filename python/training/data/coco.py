@@ -4,108 +4,98 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Final
 
 from edgedet import InvalidInputError
+from training.data.dataset import (
+    Categories,
+    CocoDataset,
+    Finding,
+    OnFinding,
+    SplitBuilder,
+    refuse_errors,
+    some,
+)
 
-_LISTED = 5  # offenders named in an error message
+#: What the splits are called in folder and file names. In each name a year may follow.
+SPLIT_NAMES: Final = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One labelled image.
-
-    boxes: (n, 4) float32, xyxy in [0, 1] of the image. labels: (n,) int64 in [0, classes).
-    width, height: pixels, as the json states them.
-    """
-
-    image_id: int
-    file: Path
-    width: int
-    height: int
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Categories:
-    """The classes of a dataset: index = label of the network, ids = what the json calls them (gaps allowed)."""
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class DatasetReport:
-    """What was read and what had to be repaired. All are counts."""
-
-    images: int
-    boxes: int
-    without_boxes: int
-    clipped: int
-    dropped: int
-    crowd: int
-
-    def __str__(self) -> str:
-        """One line for people; repairs are mentioned only where there were any."""
-        parts = [f"{self.images} images, {self.boxes} boxes"]
-        if self.without_boxes:
-            parts.append(f"{self.without_boxes} images without boxes")
-        if self.clipped:
-            parts.append(f"{self.clipped} boxes clipped to their image")
-        if self.dropped:
-            parts.append(f"{self.dropped} boxes of no area dropped")
-        if self.crowd:
-            parts.append(f"{self.crowd} crowd regions left out")
-        return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class CocoDataset:
-    """A split of a dataset: its samples in the order of the json, its classes and where it came from."""
-
-    samples: tuple[Sample, ...]
-    categories: Categories
-    report: DatasetReport
-    annotations: Path
-    images: Path
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.samples)
+_PROBED = 20  # images whose files are looked for to find out which folder they lie in
 
 
 @dataclass(frozen=True)
 class SplitPaths:
-    """Where the json and the image folder of one split are."""
+    """Where one split is: its json, and the folders in which its images may lie, the likeliest first."""
 
     annotations: Path
-    images: Path
+    images: tuple[Path, ...]
+
+
+def find_splits(root: Path) -> dict[str, SplitPaths]:
+    """The splits of a folder with COCO json, by their name: train, val, test; `all` for one json without a split.
+
+    Layouts, of which the first that fits counts, for each split:
+
+    * SPLIT/instances.json or SPLIT/_annotations.coco.json (Roboflow) or the only json in SPLIT/, with the images in
+      SPLIT/images/ or SPLIT/;
+    * annotations/instances_SPLIT.json or instances_SPLIT.json, with the images in SPLIT/, images/SPLIT/, images/ or
+      beside the json.
+
+    SPLIT may be called valid or validation and end in digits, as in train2017.
+    Raises InvalidInputError where two files could be meant.
+    """
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        name = f"(?:{'|'.join(names)})[_-]?[0-9]*"
+        inside = [file for folder in _matching(root, name) if (file := _json_in(folder))]
+        files = [
+            file
+            for folder in (root / "annotations", root)
+            for file in _matching(
+                folder, rf"(?:instances|annotations)?[_.-]?({name})(?:[_.-](?:coco|annotations))*\.json"
+            )
+        ]
+        if inside:
+            file = _only(inside, root, split)
+            found[split] = SplitPaths(file, _beside(file))
+        elif files:
+            file = _only(files, root, split)
+            match = re.search(name, file.name)
+            assert match is not None
+            places = [root / within / part for part in (match[0], *names) for within in ("", "images")]
+            found[split] = SplitPaths(file, (*places, *_beside(file), root / "images", root))
+    single = _json_in(root) or _json_in(root / "annotations")
+    if not found and single is not None:
+        found["all"] = SplitPaths(single, (*_beside(single), root / "images", root))
+    return found
 
 
 def find_split(root: Path, split: str, *, annotations: Path | None = None) -> SplitPaths:
-    """Finds one split of a dataset folder: ROOT/SPLIT/instances.json beside ROOT/SPLIT/images/.
+    """Finds one split of a dataset folder, see `find_splits`.
 
     annotations: another json file; its images are then looked for in `images/` beside it, or beside it directly.
     Raises InvalidInputError if a part is missing.
     """
-    if annotations is None and not root.is_dir():
+    if annotations is not None:
+        if not annotations.is_file():
+            raise InvalidInputError(
+                f"dataset: expected COCO annotations at {annotations}, which is missing; check the path"
+            )
+        return SplitPaths(annotations, _beside(annotations))
+    if not root.is_dir():
         raise InvalidInputError(f"dataset: expected a folder, got {root}, which does not exist; check the path")
-    file = annotations if annotations is not None else root / split / "instances.json"
-    if not file.is_file():
+    found = find_splits(root)
+    if split not in found:
         raise InvalidInputError(
-            f"dataset: expected COCO annotations at {file}, which is missing; lay the folder out as "
-            f"{split}/instances.json with {split}/images/, or name the file with --{split}-json"
+            f"dataset: expected COCO annotations at {root / split / 'instances.json'}, which is missing "
+            f"(splits found: {', '.join(found) or 'none'}); lay the folder out as {split}/instances.json with "
+            f"{split}/images/, or name the file with --{split}-json"
         )
-    images = file.parent / "images"
-    return SplitPaths(annotations=file, images=images if images.is_dir() else file.parent)
+    return found[split]
 
 
 def read_categories(annotations: Path) -> Categories:
@@ -113,101 +103,93 @@ def read_categories(annotations: Path) -> Categories:
     return _categories(_entries(_read_json(annotations), "categories", str(annotations)), str(annotations))
 
 
-def load_coco(paths: SplitPaths, *, categories: Categories | None = None) -> CocoDataset:
+def load_coco(
+    paths: SplitPaths, *, categories: Categories | None = None, on_finding: OnFinding = refuse_errors
+) -> CocoDataset:
     """Reads one split.
 
     Boxes are clipped to their image; boxes of no area are dropped; crowd regions are left out; images without boxes
     stay. Category ids are mapped to 0..classes-1 in ascending order of id.
 
-    categories: the classes of the split that was trained on; this split must use no other ones.
+    categories: the classes of the split that was trained on; this split must have boxes of no other ones.
+    on_finding: told of every repair and error; if it returns after an error, the entry is left out.
     Raises InvalidInputError, naming the entry, for a missing or empty dataset, broken json, ill-typed entries, unknown
     or repeated ids, and image files that do not exist.
     """
     where = str(paths.annotations)
     content = _read_json(paths.annotations)
+    annotations = _entries(content, "annotations", where)
     own = _categories(_entries(content, "categories", where), where)
+    own = _without_groups(own, content["categories"], annotations)
+    _check_gaps(own, where, on_finding)
     if categories is None:
         categories = own
-    elif extra := sorted(set(own.ids) - set(categories.ids)):
-        raise InvalidInputError(
-            f"{where}: expected the categories of the training split ({_some(categories.ids)}), "
-            f"got the further ids {_some(extra)}; use the same categories in both files"
-        )
     else:
-        _check_same_names(own, categories, where)
+        _check_same(own, categories, annotations, where)
     images = _entries(content, "images", where)
     if not images:
         raise InvalidInputError(f"{where}: expected at least one image, got none; check how the dataset was exported")
 
-    boxes: dict[int, list[tuple[float, float, float, float]]] = {}
-    labels: dict[int, list[int]] = {}
-    sizes: dict[int, tuple[int, int]] = {}
-    files: dict[int, Path] = {}
+    folder = _image_folder(paths, images)
+    split = SplitBuilder(categories, where, on_finding)
     for index, image in enumerate(images):
         at = f"{where}: images[{index}]"
-        image_id = _integer(image, "id", at)
-        if image_id in sizes:
-            raise InvalidInputError(f"{at}: expected unique image ids, got {image_id} again; renumber the images")
-        width, height = _integer(image, "width", at), _integer(image, "height", at)
-        if width < 1 or height < 1:
-            raise InvalidInputError(f"{at}: expected a positive width and height, got {width}x{height}")
-        sizes[image_id] = (width, height)
-        files[image_id] = paths.images / _string(image, "file_name", at)
-        boxes[image_id], labels[image_id] = [], []
-    _check_files(files, where)
+        with split.entry("image-entry"):
+            image_id = _integer(image, "id", at)
+            width, height = _integer(image, "width", at), _integer(image, "height", at)
+            # Annotation tools on Windows write the names with backslashes.
+            name = _string(image, "file_name", at).replace("\\", "/")
+            split.add_image(image_id, folder / name, width, height, at=at)
+    split.check_files("images are looked for in images/ beside the json, beside it, and in the folders of the layout")
 
     label_of = {category_id: label for label, category_id in enumerate(categories.ids)}
-    counts: Counter[str] = Counter()
-    for index, annotation in enumerate(_entries(content, "annotations", where)):
+    for index, annotation in enumerate(annotations):
         at = f"{where}: annotations[{index}]"
-        image_id = _integer(annotation, "image_id", at)
-        if image_id not in sizes:
-            raise InvalidInputError(f"{at}: expected the id of a listed image, got image_id {image_id}")
-        category_id = _integer(annotation, "category_id", at)
-        if category_id not in label_of:
-            raise InvalidInputError(
-                f"{at}: expected a listed category id ({_some(categories.ids)}), got {category_id}; "
-                f'add it to "categories" or correct the annotation'
-            )
-        if annotation.get("iscrowd", 0):
-            counts["crowd"] += 1
-            continue
-        box, clipped = _clipped(_box(annotation, at), *sizes[image_id])
-        if box is None:
-            counts["dropped"] += 1
-            continue
-        counts["clipped"] += clipped
-        boxes[image_id].append(box)
-        labels[image_id].append(label_of[category_id])
+        with split.entry("box-entry"):
+            image_id = _integer(annotation, "image_id", at)
+            category_id = _integer(annotation, "category_id", at)
+            if category_id not in label_of:
+                raise InvalidInputError(
+                    f"{at}: expected a listed category id ({some(categories.ids)}), got {category_id}; "
+                    f'add it to "categories" or correct the annotation'
+                )
+            crowd = bool(annotation.get("iscrowd", 0))
+            split.add_box(image_id, label_of[category_id], _box(annotation, at), crowd=crowd, at=at)
+    return split.build(paths.annotations)
 
-    samples = tuple(
-        Sample(
-            image_id=image_id,
-            file=files[image_id],
-            width=width,
-            height=height,
-            boxes=np.asarray(boxes[image_id], dtype=np.float32).reshape(-1, 4),
-            labels=np.asarray(labels[image_id], dtype=np.int64),
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """What lies in a folder under a name that fits, sorted; nothing where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(pattern, path.name))
+
+
+def _json_in(folder: Path) -> Path | None:
+    """The json of a folder that holds one split: under a known name, or the only one."""
+    for name in ("instances.json", "_annotations.coco.json"):
+        if (folder / name).is_file():
+            return folder / name
+    files = _matching(folder, r".*\.json")
+    return files[0] if len(files) == 1 else None
+
+
+def _only(paths: Sequence[Path], root: Path, split: str) -> Path:
+    if len(paths) > 1:
+        raise InvalidInputError(
+            f"{root}: expected one place with the {split} split, got {some(paths)}; name the json with --{split}-json"
         )
-        for image_id, (width, height) in sizes.items()
-    )
-    report = DatasetReport(
-        images=len(samples),
-        boxes=sum(len(sample.labels) for sample in samples),
-        without_boxes=sum(len(sample.labels) == 0 for sample in samples),
-        clipped=counts["clipped"],
-        dropped=counts["dropped"],
-        crowd=counts["crowd"],
-    )
-    if report.boxes == 0:
-        raise InvalidInputError(f"{where}: expected at least one usable box, got none ({report}); label some images")
-    return CocoDataset(
-        samples=samples,
-        categories=categories,
-        report=report,
-        annotations=paths.annotations,
-        images=paths.images,
-    )
+    return paths[0]
+
+
+def _beside(file: Path) -> tuple[Path, ...]:
+    return file.parent / "images", file.parent
+
+
+def _image_folder(paths: SplitPaths, images: Sequence[dict[str, Any]]) -> Path:
+    """The folder that has the most of the first images; the first one if none has any."""
+    names = [str(image.get("file_name", "")).replace("\\", "/") for image in images[:_PROBED]]
+    return max(paths.images, key=lambda folder: sum((folder / name).is_file() for name in names if name))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -267,23 +249,37 @@ def _categories(entries: Sequence[dict[str, Any]], where: str) -> Categories:
     return Categories(names=tuple(names[category_id] for category_id in ids), ids=ids)
 
 
-def _check_same_names(own: Categories, expected: Categories, where: str) -> None:
+def _without_groups(own: Categories, entries: Sequence[dict[str, Any]], annotations: Sequence[Any]) -> Categories:
+    """Leaves out categories that only group others: Roboflow exports list one, with id 0 and without annotations."""
+    groups = {entry.get("supercategory") for entry in entries if entry.get("supercategory") != entry["name"]}
+    used = {annotation.get("category_id") for annotation in annotations}
+    pairs = list(zip(own.names, own.ids, strict=True))
+    kept = [(name, number) for name, number in pairs if name not in groups or number in used] or pairs
+    return Categories(names=tuple(name for name, _ in kept), ids=tuple(number for _, number in kept))
+
+
+def _check_gaps(own: Categories, where: str, on_finding: OnFinding) -> None:
+    if own.ids[-1] - own.ids[0] >= len(own.ids):
+        text = (
+            f"{where}: category ids {own.ids[0]} to {own.ids[-1]} have gaps; they become labels 0 to {len(own.ids) - 1}"
+        )
+        on_finding(Finding("note", "category-gaps", text))
+
+
+def _check_same(own: Categories, expected: Categories, annotations: Sequence[Any], where: str) -> None:
+    used = {annotation.get("category_id") for annotation in annotations}
+    if extra := sorted((set(own.ids) & used) - set(expected.ids)):
+        raise InvalidInputError(
+            f"{where}: expected the categories of the training split ({some(expected.ids)}), "
+            f"got boxes of the further ids {some(extra)}; use the same categories in both files"
+        )
     names = dict(zip(expected.ids, expected.names, strict=True))
     for category_id, name in zip(own.ids, own.names, strict=True):
-        if names[category_id] != name:
+        if names.get(category_id, name) != name:
             raise InvalidInputError(
                 f"{where}: expected category {category_id} to be {names[category_id]!r} as in the training split, "
                 f"got {name!r}; use the same categories in both files"
             )
-
-
-def _check_files(files: dict[int, Path], where: str) -> None:
-    missing = [file for file in files.values() if not file.is_file()]
-    if missing:
-        raise InvalidInputError(
-            f"{where}: expected every listed image to exist, got {len(missing)} of {len(files)} missing "
-            f"({_some(missing)}); images are looked for in images/ beside the json, or beside it"
-        )
 
 
 def _box(annotation: dict[str, Any], at: str) -> tuple[float, float, float, float]:
@@ -296,21 +292,3 @@ def _box(annotation: dict[str, Any], at: str) -> tuple[float, float, float, floa
         raise InvalidInputError(f'{at}: expected "bbox" as four finite numbers [x, y, width, height], got {value!r}')
     x, y, width, height = (float(number) for number in value)
     return x, y, width, height
-
-
-def _clipped(
-    box: tuple[float, float, float, float], width: int, height: int
-) -> tuple[tuple[float, float, float, float] | None, bool]:
-    """Box xywh in pixels to (xyxy in [0, 1] or None where no area is left, whether it was cut)."""
-    x, y, w, h = box
-    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
-    if right <= left or bottom <= top:
-        return None, False
-    # Boxes rounded to two decimals in the json may end a hair outside; that is no repair worth a report.
-    cut = max(left - x, top - y, x + w - right, y + h - bottom) > 0.01
-    return (left / width, top / height, right / width, bottom / height), cut
-
-
-def _some(items: Sequence[object]) -> str:
-    shown = ", ".join(str(item) for item in items[:_LISTED])
-    return shown if len(items) <= _LISTED else f"{shown}, … {len(items) - _LISTED} more"

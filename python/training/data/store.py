@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedet import InvalidInputError, read_image
-from training.data.coco import Sample
+from training.data.dataset import Sample
 
 
 def decode(sample: Sample) -> NDArray[np.uint8]:
