@@ -29,6 +29,7 @@ from training.models.outputs import DenoisingMeta, DetectorOutput, Prediction
 CLASSES, QUERIES, LAYERS, REG_MAX = 5, 20, 3, 32
 SIZES = [4, 0, 7, 1]
 CPU = torch.device("cpu")
+RT_DETR = CriterionConfig(classification="vfl", alpha=0.75, gamma=2.0, fgl_weight=0.0, ddf_weight=0.0, union_set=False)
 
 Targets = list[dict[str, Tensor]]
 
@@ -96,11 +97,12 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 # --- against transformers
 
 
-def transformers_terms(outputs: Outputs, targets: Targets, *, kind: str, union: bool) -> dict[str, float]:
-    """Weighted terms of transformers' DEIMv2 (mal) or D-FINE (vfl) loss, under our names."""
-    reason = "transformers is the oracle here"
-    module = pytest.importorskip("transformers.loss.loss_deimv2", reason=reason)
-    base = pytest.importorskip("transformers.loss.loss_d_fine", reason=reason)
+def transformers_terms(
+    outputs: Outputs, targets: Targets, *, family: str, kind: str = "vfl", union: bool = False
+) -> dict[str, float]:
+    """Weighted terms of transformers' loss for RT-DETR (v1 and v2), D-FINE or DEIMv2, under our names."""
+    name = {"rtdetr": "rt_detr", "dfine": "d_fine", "deimv2": "deimv2"}[family]
+    module = pytest.importorskip(f"transformers.loss.loss_{name}", reason="transformers is the oracle here")
     config = SimpleNamespace(
         num_labels=CLASSES, matcher_class_cost=2, matcher_bbox_cost=5, matcher_giou_cost=2, use_focal_loss=True
     )
@@ -111,11 +113,11 @@ def transformers_terms(outputs: Outputs, targets: Targets, *, kind: str, union: 
     config.weight_loss_bbox, config.weight_loss_giou = 5.0, 2.0
     config.weight_loss_fgl, config.weight_loss_ddf = 0.15, 1.5
     config.mal_alpha, config.use_dense_one_to_one = None, union
-    theirs = module.Deimv2Loss(config) if kind == "mal" else base.DFineLoss(config)
+    theirs = getattr(module, {"rtdetr": "RTDetrLoss", "dfine": "DFineLoss", "deimv2": "Deimv2Loss"}[family])(config)
 
     def as_dict(prediction: Prediction, teacher: Prediction | None = None) -> dict[str, Tensor]:
         values = {"logits": prediction.logits, "pred_boxes": prediction.boxes}
-        if prediction.corners is not None and prediction.reference is not None:
+        if family != "rtdetr" and prediction.corners is not None and prediction.reference is not None:
             values |= {"pred_corners": prediction.corners, "ref_points": prediction.reference}
             last = teacher or prediction
             assert last.corners is not None
@@ -144,9 +146,11 @@ def transformers_terms(outputs: Outputs, targets: Targets, *, kind: str, union: 
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("kind", "union"), [("mal", True), ("mal", False), ("vfl", False)])
+@pytest.mark.parametrize(
+    ("family", "kind", "union"), [("deimv2", "mal", True), ("deimv2", "mal", False), ("dfine", "vfl", False)]
+)
 def test_terms_agree_with_transformers(
-    kind: Classification, union: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+    family: str, kind: Classification, union: bool, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(seed)
     targets = random_targets(SIZES)
@@ -154,7 +158,7 @@ def test_terms_agree_with_transformers(
     # It has no separate plain head, and where layers are evenly split it takes what an unstable sort leaves first.
     outputs.output = dataclasses.replace(outputs.output, pre=None, denoising_pre=None)
     monkeypatch.setattr(torch, "argsort", functools.partial(torch.argsort, stable=True))
-    wanted = transformers_terms(outputs, targets, kind=kind, union=union)
+    wanted = transformers_terms(outputs, targets, family=family, kind=kind, union=union)
     config = CriterionConfig(classification=kind, union_set=union)
     if kind == "vfl":
         config = dataclasses.replace(config, alpha=0.75, gamma=2.0)
@@ -167,6 +171,20 @@ def test_terms_agree_with_transformers(
     assert len(compared) == (LAYERS * 2 + 1) * 3 + LAYERS * 2 + LAYERS - 1
     for name in compared:
         assert ours[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_terms_of_rt_detr_agree_with_transformers(seed: int) -> None:
+    torch.manual_seed(seed)
+    targets = random_targets(SIZES)
+    outputs = Outputs(targets)
+    outputs.output = dataclasses.replace(outputs.output, pre=None, denoising_pre=None)
+    wanted = transformers_terms(outputs, targets, family="rtdetr")
+    ours = Criterion(RT_DETR)(outputs.output, targets)
+    assert set(ours) == set(wanted)
+    assert len(ours) == (2 * LAYERS + 1) * 3
+    for name, value in wanted.items():
+        assert ours[name].item() == pytest.approx(value, rel=1e-5), name
 
 
 # --- against formulas in full
@@ -454,7 +472,53 @@ def test_objects_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch)
     assert len(calls) == 1
     assert calls[0][0] == sum(SIZES)
     for name, value in alone.items():
-        torch.testing.assert_close(together[name], value if name.endswith("ddf") else value / 2, msg=name)
+        torch.testing.assert_close(together[name], value / 2, msg=name)
+
+
+def part_of(output: DetectorOutput, images: slice) -> DetectorOutput:
+    """What the model would have made of some of the images, had it drawn the same denoising queries."""
+
+    def cut(prediction: Prediction | None) -> Prediction | None:
+        return prediction and Prediction(*(v if v is None else v[images] for v in vars(prediction).values()))
+
+    final, encoder, pre, noisy_pre = map(cut, (output.final, output.encoder, output.pre, output.denoising_pre))
+    assert final is not None
+    auxiliary, noisy = ([p for p in map(cut, layers) if p] for layers in (output.auxiliary, output.denoising))
+    meta = output.denoising_meta
+    meta = meta and dataclasses.replace(meta, positive=meta.positive[images])
+    return DetectorOutput(final, auxiliary, encoder, pre, noisy, noisy_pre, meta)
+
+
+PARTS = [slice(0, 1), slice(1, 3), slice(3, 4)]
+
+
+@pytest.mark.parametrize("kind", ["mal", "vfl", "focal"])
+def test_terms_of_the_parts_of_a_batch_add_up(kind: Classification) -> None:
+    targets = random_targets(SIZES)
+    output = Outputs(targets).output
+    criterion = Criterion(CriterionConfig(classification=kind, gamma=2.0, ddf_weight=0.0, union_set=False))
+    parts = [criterion(part_of(output, part), targets[part], objects=sum(SIZES)) for part in PARTS]
+    for name, value in criterion(output, targets).items():
+        torch.testing.assert_close(torch.stack([part[name] for part in parts]).sum(), value, msg=name)
+
+
+def test_parts_weigh_as_much_as_their_objects_where_terms_count_pairs_or_queries() -> None:
+    targets = random_targets(SIZES)
+    output = Outputs(targets).output
+    criterion = Criterion()
+    for part in PARTS:
+        share = sum(SIZES[part]) / sum(SIZES)
+        alone = criterion(part_of(output, part), targets[part])
+        for name, value in criterion(part_of(output, part), targets[part], objects=sum(SIZES)).items():
+            torch.testing.assert_close(value, alone[name] * share, msg=name)
+
+
+def test_parts_without_objects_of_a_batch_with_some() -> None:
+    targets = random_targets([0, 0])
+    output = Outputs(targets).output
+    alone, part = Criterion()(output, targets), Criterion()(output, targets, objects=4.0)
+    for name, value in alone.items():
+        torch.testing.assert_close(part[name], value / 4, msg=name)
 
 
 @pytest.mark.cuda

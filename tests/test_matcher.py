@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -54,18 +55,20 @@ def overlap(first: list[float], second: list[float]) -> tuple[float, float]:
     return inside / union, inside / union - (hull - union) / hull
 
 
-def pair_cost(logit: float, box: list[float], wanted: list[float], *, by_iou: bool) -> float:
+def pair_cost(logit: float, box: list[float], wanted: list[float], *, kind: str) -> float:
     score = 1 / (1 + math.exp(-logit))
     iou, giou = overlap(box, wanted)
-    if by_iou:
+    if kind == "iou":
         return -score * iou**4
+    if kind == "probability":
+        return -2 * score + 5 * sum(abs(a - b) for a, b in zip(box, wanted, strict=True)) - 2 * giou
     positive = -0.25 * (1 - score) ** 2 * math.log(score + 1e-8)
     negative = -0.75 * score**2 * math.log(1 - score + 1e-8)
     return 2 * (positive - negative) + 5 * sum(abs(a - b) for a, b in zip(box, wanted, strict=True)) - 2 * giou
 
 
 def reference(
-    prediction: Prediction, targets: Targets, *, by_iou: bool
+    prediction: Prediction, targets: Targets, *, kind: str
 ) -> tuple[set[tuple[int, int, int]], dict[tuple[int, int, int], float]]:
     """The (image, query, object of the image) triples of least cost, and the cost of every possible one."""
     chosen, costs = set(), {}
@@ -74,7 +77,7 @@ def reference(
         cost = np.array(
             [
                 [
-                    pair_cost(logits[query][label], boxes[query], wanted, by_iou=by_iou)
+                    pair_cost(logits[query][label], boxes[query], wanted, kind=kind)
                     for label, wanted in zip(target["labels"].tolist(), target["boxes"].tolist(), strict=True)
                 ]
                 for query in range(len(boxes))
@@ -93,19 +96,23 @@ def triples(matching: Matching, targets: Targets) -> set[tuple[int, int, int]]:
     return found
 
 
-@pytest.mark.parametrize("by_iou", [False, True])
+@pytest.mark.parametrize("kind", ["focal", "probability", "iou"])
 @pytest.mark.parametrize("seed", range(4))
-def test_matches_the_plain_reference_for_all_layers_at_once(seed: int, by_iou: bool) -> None:
+def test_matches_the_plain_reference_for_all_layers_at_once(
+    seed: int, kind: Literal["focal", "probability", "iou"]
+) -> None:
     torch.manual_seed(seed)
     targets = random_targets(SIZES)
     predictions = {name: random_prediction() for name in ("final", "aux0", "pre", "encoder")}
-    matcher = HungarianMatcher(MatcherConfig(change_epoch=3))
-    matchings = matcher(predictions, packed(targets), epoch=3 if by_iou else 2)
+    matcher = HungarianMatcher(MatcherConfig(kind="focal" if kind == "iou" else kind, change_epoch=3))
+    matchings = matcher(predictions, packed(targets), epoch=3 if kind == "iou" else 2)
     assert list(matchings) == list(predictions)
     for name, prediction in predictions.items():
         found = triples(matchings[name], targets)
-        wanted, costs = reference(prediction, targets, by_iou=by_iou)
-        if by_iou:  # boxes that do not touch all cost nothing, so that the best assignment is seldom the only one
+        wanted, costs = reference(prediction, targets, kind=kind)
+        if (
+            kind == "iou"
+        ):  # boxes that do not touch all cost nothing, so that the best assignment is seldom the only one
             assert Counter(image for image, _, _ in found) == Counter(image for image, _, _ in wanted)
             assert sum(costs[place] for place in found) == pytest.approx(
                 sum(costs[place] for place in wanted), abs=1e-6
@@ -203,6 +210,7 @@ def test_malformed_targets() -> None:
 @pytest.mark.parametrize(
     "options",
     [
+        {"kind": "softmax"},
         {"class_cost": 0, "l1_cost": 0, "giou_cost": 0},
         {"l1_cost": -1},
         {"alpha": 1.5},
@@ -210,7 +218,7 @@ def test_malformed_targets() -> None:
         {"iou_order": -1},
     ],
 )
-def test_bad_config(options: dict[str, float]) -> None:
+def test_bad_config(options: dict[str, float | str]) -> None:
     with pytest.raises(InvalidInputError, match="correct the config"):
         MatcherConfig(**options)  # type: ignore[arg-type]
 

@@ -7,7 +7,6 @@ them, and the sums are taken apart again at the end.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -82,7 +81,7 @@ class CriterionConfig:
 class _Part:
     """One prediction and what it is trained on: `labelled` pairs for its scores, `located` pairs for its boxes.
 
-    groups: how many queries every object has by construction (1, or the number of denoising groups).
+    groups: how many queries every object has by construction, if these are denoising queries.
     union: whether `located` is the union set. teacher: the last layer, if this is an earlier one.
     """
 
@@ -90,7 +89,7 @@ class _Part:
     prediction: Prediction
     labelled: Matching
     located: Matching
-    groups: int = 1
+    groups: int | None = None
     union: bool = False
     teacher: Prediction | None = None
 
@@ -134,7 +133,8 @@ class Criterion:
 
     `Criterion(config)(output, targets)` returns scalars named `<prediction>/<term>`, for instance `final/mal`,
     `aux0/bbox`, `pre/giou`, `encoder/mal`, `dn0/fgl`, `dn_pre/bbox`; their sum is the loss. Everything is computed in
-    float32, whatever autocast is on. Terms count per object, averaged over all processes of torch.distributed.
+    float32, whatever autocast is on. Terms count per object, averaged over all processes of torch.distributed: their
+    mean over the processes is what one process would give for the whole batch.
     """
 
     def __init__(self, config: CriterionConfig | None = None) -> None:
@@ -142,7 +142,12 @@ class Criterion:
         self.matcher = HungarianMatcher(self.config.matcher)
 
     def __call__(
-        self, output: DetectorOutput, targets: Sequence[Mapping[str, Tensor]], *, epoch: int = 0
+        self,
+        output: DetectorOutput,
+        targets: Sequence[Mapping[str, Tensor]],
+        *,
+        epoch: int = 0,
+        objects: float | None = None,
     ) -> dict[str, Tensor]:
         """Loss terms of what the model made of a batch.
 
@@ -151,6 +156,10 @@ class Criterion:
             targets: Per image `labels` (n,) int64 and `boxes` (n, 4) float32, cxcywh in [0, 1]. Without any
                 objects the box terms are zero, yet connected to the graph.
             epoch: The current epoch, for `MatcherConfig.change_epoch`.
+            objects: How many objects the whole batch has, if this is only a part of it (gradient accumulation): a
+                mean over the processes, which then do not communicate here. The terms of the parts add up to those
+                of the whole. Exactly so where a term counts per object; where it counts per pair of the union set,
+                or per query (DDF), a part weighs as much as its share of the objects.
 
         Raises:
             InvalidInputError: The targets are malformed, or not as many as there are images.
@@ -164,7 +173,7 @@ class Criterion:
         with torch.autocast(logits.device.type, enabled=False):
             packed = pack_targets(targets, logits.device)
             parts = self._match(output, packed, epoch)
-            return dict(self._terms(parts, packed))
+            return dict(self._terms(parts, packed, _count(parts, packed, objects)))
 
     def _match(self, output: DetectorOutput, targets: PackedTargets, epoch: int) -> list[_Part]:
         """Decide for every prediction of the output what it is trained on."""
@@ -199,12 +208,14 @@ class Criterion:
             parts.append(_Part("dn_pre", output.denoising_pre, known, known, groups=meta.groups))
         return parts
 
-    def _terms(self, parts: Sequence[_Part], targets: PackedTargets) -> Iterator[tuple[str, Tensor]]:
+    def _terms(self, parts: Sequence[_Part], targets: PackedTargets, counts: _Counts) -> Iterator[tuple[str, Tensor]]:
         """Name and value of every weighted term."""
         config, device = self.config, targets.labels.device
         labelled = _Pairs.join(parts, [part.labelled for part in parts], device)
         located = _Pairs.join(parts, [part.located for part in parts], device) if config.union_set else labelled
-        per_label, per_location = _object_counts(parts, targets)
+        per_label = counts.objects.clamp(min=1) * torch.tensor([part.groups or 1 for part in parts], device=device)
+        union = torch.tensor([part.union for part in parts], device=device)
+        per_location = torch.where(union, counts.pairs.clamp(min=1), per_label)
 
         boxes = torch.cat([part.prediction.boxes.flatten(0, 1) for part in parts]).float()
         l1, giou, located_iou = box_costs(boxes[located.rows], targets.boxes[located.targets])
@@ -225,7 +236,7 @@ class Criterion:
             for index, value in self._fine_grained(parts, located, located_iou, targets):
                 yield f"{parts[index].name}/fgl", config.fgl_weight * value / per_location[index]
         if config.ddf_weight > 0:
-            for index, value in _distillation(parts, located, located_iou):
+            for index, value in _distillation(parts, located, located_iou, counts):
                 yield f"{parts[index].name}/ddf", config.ddf_weight * value
 
     def _classification(self, parts: Sequence[_Part], pairs: _Pairs, iou: Tensor, targets: PackedTargets) -> Tensor:
@@ -291,27 +302,46 @@ def _known_matching(meta: DenoisingMeta, targets: PackedTargets) -> Matching:
     )
 
 
-def _object_counts(parts: Sequence[_Part], targets: PackedTargets) -> tuple[Tensor, Tensor]:
-    """What the classification and the box terms of every part are divided by: two (parts,) tensors, at least 1.
+@dataclass(frozen=True)
+class _Counts:
+    """What terms are divided by: scalar float32 tensors, of the whole batch as a mean over the processes.
 
-    The number of pairs there are to learn, as a mean over the processes, so that it does not matter how the objects
-    happen to be spread over them.
+    objects: labelled objects. pairs: matched pairs of an ordinary prediction (of the union set, if there is one).
+    images: images.
     """
-    device = targets.labels.device
-    counts = torch.tensor([len(targets.labels), len(parts[0].located)], dtype=torch.float32, device=device)
-    if distributed.is_available() and distributed.is_initialized():
+
+    objects: Tensor
+    pairs: Tensor
+    images: Tensor
+
+    def matched(self, part: _Part) -> Tensor:
+        """How many queries of a prediction answer for an object."""
+        return self.pairs if part.groups is None else self.objects * part.groups
+
+    def unmatched(self, part: _Part) -> Tensor:
+        """How many do not."""
+        return self.images * part.prediction.logits.shape[1] - self.matched(part)
+
+
+def _count(parts: Sequence[_Part], targets: PackedTargets, objects: float | None) -> _Counts:
+    """Count over all processes, or extend the counts of this part to a whole batch with that many objects."""
+    here = len(targets.labels)
+    numbers = [here, len(parts[0].located), len(targets.sizes)]
+    counts = torch.tensor(numbers, dtype=torch.float32, device=targets.labels.device)
+    if objects is not None:
+        counts *= max(objects, 1) / max(here, 1)
+        counts[0] = objects
+    elif distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(counts)
         counts /= distributed.get_world_size()
-    objects, union = counts.clamp(min=1).unbind()
-    per_label = objects * torch.tensor([part.groups for part in parts], device=device)
-    return per_label, torch.where(torch.tensor([part.union for part in parts], device=device), union, per_label)
+    return _Counts(*counts.unbind())
 
 
-def _distillation(parts: Sequence[_Part], pairs: _Pairs, iou: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _distillation(parts: Sequence[_Part], pairs: _Pairs, iou: Tensor, counts: _Counts) -> Iterator[tuple[int, Tensor]]:
     """Index and DDF cost of every earlier layer that predicts distributions."""
     # One balance for all parts, also the denoising ones: that of the ordinary queries.
-    matched = len(parts[0].located)
-    balance = math.sqrt(matched), math.sqrt(parts[0].length - matched)
+    inside, outside = counts.matched(parts[0]).sqrt(), counts.unmatched(parts[0]).sqrt()
+    balance = inside / (inside + outside)
     softened: dict[int, Tensor] = {}
     ious, rows = torch.split(iou, pairs.lengths), pairs.local_rows()
     for index, part in enumerate(parts):
@@ -323,4 +353,7 @@ def _distillation(parts: Sequence[_Part], pairs: _Pairs, iou: Tensor) -> Iterato
         confidence = teacher.logits.detach().flatten(0, 1).float().sigmoid().amax(-1)
         confidence[rows[index]] = ious[index]
         student = _by_edge(part.prediction.corners).float()
-        yield index, distillation_focal(student, softened[id(teacher)], confidence, rows[index], balance)
+        matched, unmatched = distillation_focal(student, softened[id(teacher)], confidence, rows[index])
+        matched = matched / counts.matched(part).clamp(min=1)
+        unmatched = unmatched / counts.unmatched(part).clamp(min=1)
+        yield index, matched * balance + unmatched * (1 - balance)

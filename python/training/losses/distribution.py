@@ -39,21 +39,20 @@ def fine_grained_localisation(corners: Tensor, left: Tensor, right_weight: Tenso
 
 
 def distillation_focal(
-    student: Tensor, teacher_log_probs: Tensor, weight: Tensor, matched: Tensor, balance: tuple[float, float]
-) -> Tensor:
-    """Decoupled distillation focal loss of one layer towards the last one, a scalar (DDF, eq. 6).
+    student: Tensor, teacher_log_probs: Tensor, weight: Tensor, matched: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Decoupled distillation focal loss of one layer towards the last one (DDF, eq. 6).
 
     student: (N, 4, reg_max + 1) logits of all N queries. teacher_log_probs: the last layer's, as `soften` gives them.
     weight: (N,) confidence in the teacher, the IoU where matched. matched: (K,) int64, the matched queries, each once.
-    balance: how much the mean over the matched and the mean over the other queries count.
+
+    Returns two scalars: the sum over the matched and over the other queries, of the mean over their four edges.
     """
     log_probs = F.log_softmax(student / _TEMPERATURE, dim=-1)
     divergence = F.kl_div(log_probs, teacher_log_probs, reduction="none", log_target=True).sum(dim=(-1, -2))
-    cost = divergence * weight * _TEMPERATURE**2
-    total, inside = cost.sum(), cost[matched].sum()
-    mean_inside = inside / max(4 * len(matched), 1)
-    mean_outside = (total - inside) / max(4 * (len(cost) - len(matched)), 1)
-    return (mean_inside * balance[0] + mean_outside * balance[1]) / (balance[0] + balance[1])
+    cost = divergence * weight * (_TEMPERATURE**2 / 4)
+    inside = cost[matched].sum()
+    return inside, cost.sum() - inside
 
 
 def soften(corners: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ class Matching:
 class MatcherConfig:
     """What a pair costs.
 
-    class_cost, l1_cost, giou_cost: weights of the focal-type class cost (with alpha, gamma), L1 of cxcywh, and -GIoU.
+    class_cost, l1_cost, giou_cost: weights of the class cost, L1 of cxcywh, and -GIoU.
+    kind: the class cost is a focal loss with alpha and gamma (Deformable DETR), or minus the probability (DETR).
     change_epoch: from this epoch on a pair costs -(score x IoU ** iou_order) instead (DEIM), which prefers queries
         that are already right to queries that are merely close; None: never.
     """
@@ -50,6 +52,7 @@ class MatcherConfig:
     class_cost: float = 2.0
     l1_cost: float = 5.0
     giou_cost: float = 2.0
+    kind: Literal["focal", "probability"] = "focal"
     alpha: float = 0.25
     gamma: float = 2.0
     change_epoch: int | None = None
@@ -59,6 +62,8 @@ class MatcherConfig:
         weights = (self.class_cost, self.l1_cost, self.giou_cost)
         if min(weights) < 0 or max(weights) == 0:
             raise InvalidInputError(f"expected matching costs >= 0 with one above 0, got {weights}; correct the config")
+        if self.kind not in ("focal", "probability"):
+            raise InvalidInputError(f"expected kind focal or probability, got {self.kind!r}; correct the config")
         if not 0 <= self.alpha <= 1 or self.gamma < 0 or self.iou_order < 0:
             raise InvalidInputError(
                 "expected alpha in [0, 1], gamma >= 0 and iou_order >= 0, "
@@ -107,11 +112,15 @@ class HungarianMatcher:
         if config.change_epoch is not None and epoch >= config.change_epoch:
             return score.neg() * elementwise_iou(*corners).pow(config.iou_order)
 
-        positive = -config.alpha * (1 - score).pow(config.gamma) * (score + 1e-8).log()
-        negative = -(1 - config.alpha) * score.pow(config.gamma) * (1 - score + 1e-8).log()
+        if config.kind == "focal":
+            positive = -config.alpha * (1 - score).pow(config.gamma) * (score + 1e-8).log()
+            negative = -(1 - config.alpha) * score.pow(config.gamma) * (1 - score + 1e-8).log()
+            class_cost = positive - negative
+        else:
+            class_cost = score.neg()
         l1 = (boxes - wanted).abs().sum(0)
         giou = elementwise_iou_giou(*corners)[1]
-        cost: Tensor = config.class_cost * (positive - negative) + config.l1_cost * l1 - config.giou_cost * giou
+        cost: Tensor = config.class_cost * class_cost + config.l1_cost * l1 - config.giou_cost * giou
         return cost
 
 
