@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
-from training.checkpoint import load_weights, read_description
+from edgedet.labels import COCO80
 from training.config import ModelName, TrainConfig, read_config
-from training.data.coco import find_split, load_coco, read_categories
 from training.data.dataset import Categories
+from training.data.formats import load_split, read_categories
 from training.evaluate import evaluate_model
 from training.export import write_bundle_from_model
-from training.models.detector import Detector, build
-from training.recipes import device_of, input_spec, model_config
+from training.models.deimv2 import Variant
+from training.models.detector import Detector
+from training.recipes import device_of, input_spec
+from training.weights.load import Loaded, load
+from training.weights.read import read_description
+
+Filter = Literal["bilinear", "antialias"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,14 @@ class Checkpoint:
 class Foreign:
     """What has to be said about weights that training did not write, such as the published ones.
 
-    model: the network they are of. categories: a COCO json that lists the classes they know, in the order of their ids.
-    filter: how their images were shrunk.
+    model: the network they are of; None to tell it from the file. categories: a COCO json that lists the classes they
+    know, in the order of their ids; None for those the file or its format knows. filter: how their images were shrunk;
+    None for what the model's authors validate with.
     """
 
-    model: ModelName
-    categories: Path
-    filter: Literal["bilinear", "antialias"] = "bilinear"
+    model: ModelName | None = None
+    categories: Path | None = None
+    filter: Filter | None = None
 
 
 def weights_file(path: Path) -> Path:
@@ -53,29 +60,53 @@ def weights_file(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path, foreign: Foreign | None = None) -> Checkpoint:
-    """Loads the best weights of a run folder, a checkpoint that training wrote, or others that `foreign` describes.
+    """Loads the best weights of a run folder, a checkpoint that training wrote, or any other that `weights` knows.
 
     Raises InvalidInputError for anything else, ModelError for weights that do not fit or are not finite.
     """
     file = weights_file(path)
-    description = read_description(file)
+    foreign = foreign or Foreign()
+    loaded = load(foreign.model, file)
+    config = loaded.model.config
+    description = loaded.description
     if description is not None:
         try:
-            name, size = description["model"], int(description["size"])
             categories = Categories(names=tuple(description["classes"]), ids=tuple(description["category_ids"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise InvalidInputError(f"{file}: expected the description of a checkpoint, got {description}") from error
-        spec = input_spec(size)
-    elif foreign is not None:
-        name, categories = foreign.model, read_categories(foreign.categories)
-        spec = replace(input_spec(model_config(name, num_classes=1).input_size[0]), filter=foreign.filter)
+        spec = input_spec(config.input_size[0])
     else:
+        categories = _categories(loaded, foreign.categories)
+        spec = published_input(config.name, config.input_size[0])
+        spec = spec if foreign.filter is None else replace(spec, filter=foreign.filter)
+    if len(categories.names) != config.decoder.num_classes:
         raise InvalidInputError(
-            f"{file}: expected a checkpoint that training wrote, got other weights; say what they are of with --model"
+            f"{file}: expected {config.decoder.num_classes} classes, as the weights have, got {len(categories.names)}; "
+            "name the COCO json of the data they were trained on"
         )
-    model = build(model_config(name, num_classes=len(categories.names), size=spec.width))
-    load_weights(model, file)
-    return Checkpoint(model=model.eval(), spec=spec, categories=categories, name=name)
+    return Checkpoint(model=loaded.model.eval(), spec=spec, categories=categories, name=config.name)
+
+
+def published_input(name: str, size: int) -> InputSpec:
+    """How the authors of a published model resize and normalise an image when they validate."""
+    if name.startswith("edge-"):
+        return InputSpec(width=size, height=size, filter="antialias", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    # DEIMv2's small models are compared with their published ONNX, which is fed with OpenCV's resize.
+    return InputSpec(width=size, height=size, filter="bilinear" if name in get_args(Variant) else "antialias")
+
+
+def _categories(loaded: Loaded, listed: Path | None) -> Categories:
+    """Classes of weights without a description: as listed, or as the file knows them, or COCO's."""
+    if listed is not None:
+        return read_categories(listed)
+    if loaded.classes is None:
+        raise InvalidInputError(
+            f"{loaded.report.file}: expected weights whose classes are known, got {loaded.report.origin} with "
+            f"{loaded.model.config.decoder.num_classes} classes without names; list them in a COCO json (--categories)"
+        )
+    if len(loaded.classes) == len(COCO80.names):
+        return Categories(names=COCO80.names, ids=COCO80.category_ids)
+    return Categories(names=loaded.classes, ids=tuple(range(len(loaded.classes))))
 
 
 def evaluate_checkpoint(
@@ -86,11 +117,11 @@ def evaluate_checkpoint(
     device: str,
     batch: int,
     model: ModelName | None = None,
-    filter: Literal["bilinear", "antialias"] = "bilinear",
+    filter: Filter | None = None,
 ) -> dict[str, float]:
     """AP of weights on a validation split; a run's own split if neither data nor val_json is given.
 
-    model, filter: what weights are of that training did not write; their classes are those of the split.
+    model, filter: of weights that training did not write, see `Foreign`; their classes are those of the split.
     """
     file = weights_file(path)
     described = read_description(file) is not None
@@ -99,10 +130,9 @@ def evaluate_checkpoint(
             raise InvalidInputError(f"{file}: expected a dataset to evaluate on; name its folder, or --val-json")
         config: TrainConfig = read_config(file.parent)
         data, val_json = config.data, config.val_json
-    split = find_split(data or Path(), "val", annotations=val_json)
-    foreign = None if model is None else Foreign(model=model, categories=split.annotations, filter=filter)
+    foreign = None if model is None else Foreign(model=model, categories=val_json or data or Path(), filter=filter)
     loaded = load_checkpoint(path, foreign)
-    dataset = load_coco(split, categories=loaded.categories)
+    dataset = load_split(data, "val", annotations=val_json, categories=loaded.categories)
     place = device_of(device)
     return evaluate_model(loaded.model.to(place), dataset, spec=loaded.spec, batch=batch, device=place)
 

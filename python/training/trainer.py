@@ -17,10 +17,9 @@ import torch
 
 from edgedet import InvalidInputError, ModelError
 from edgedet.coco_eval import load_annotations
-from training.checkpoint import load_pretrained, save_weights
 from training.config import TrainConfig, read_config
 from training.data.batches import TrainingBatches
-from training.data.coco import find_split, load_coco
+from training.data.formats import load_splits
 from training.ema import Ema, default_decay
 from training.evaluate import evaluate_model
 from training.files import write_json
@@ -31,6 +30,8 @@ from training.pictures import draw_batch, draw_curve
 from training.recipes import build_criterion, build_model, input_spec, resolve
 from training.reporting import Board, Console, MetricsFile
 from training.run_state import Progress, load_state, save_state
+from training.weights.load import load_pretrained
+from training.weights.own import save_weights
 
 _RECORD_EVERY = 10  # steps between records of the loss
 _BAD_STEPS = 10  # steps in a row whose gradient is not finite, after which a run has failed
@@ -79,11 +80,8 @@ class _Run:
             torch.set_num_threads(config.threads)
         if config.device == "cpu":
             keep_freed_memory()
-        train_paths = find_split(config.data or Path(), "train", annotations=config.train_json)
-        val_paths = find_split(config.data or Path(), "val", annotations=config.val_json)
-        dataset = load_coco(train_paths)
-        self.validation = load_coco(val_paths, categories=dataset.categories)
-        load_annotations(val_paths.annotations)  # what only evaluation minds should not surface after an epoch
+        dataset, self.validation = load_splits(config.data, config.train_json, config.val_json)
+        load_annotations(self.validation.annotations)  # what only evaluation minds should not surface after an epoch
         print(f"training:   {dataset.report}\nvalidation: {self.validation.report}")
         print(f"classes:    {', '.join(dataset.categories.names)}")
 

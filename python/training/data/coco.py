@@ -24,6 +24,8 @@ from training.data.dataset import (
 #: What the splits are called in folder and file names. In each name a year may follow.
 SPLIT_NAMES: Final = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
+_YEAR = "[_-]?[0-9]*"
+_ANY_SPLIT = f"(?:{'|'.join(name for names in SPLIT_NAMES.values() for name in reversed(names))}){_YEAR}"
 _PROBED = 20  # images whose files are looked for to find out which folder they lie in
 
 
@@ -50,34 +52,27 @@ def find_splits(root: Path) -> dict[str, SplitPaths]:
     """
     found = {}
     for split, names in SPLIT_NAMES.items():
-        name = f"(?:{'|'.join(names)})[_-]?[0-9]*"
+        name = f"(?:{'|'.join(names)}){_YEAR}"
         inside = [file for folder in _matching(root, name) if (file := _json_in(folder))]
         files = [
             file
             for folder in (root / "annotations", root)
             for file in _matching(
-                folder, rf"(?:instances|annotations)?[_.-]?({name})(?:[_.-](?:coco|annotations))*\.json"
+                folder, rf"(?:instances|annotations)?[_.-]?{name}(?:[_.-](?:coco|annotations))*\.json"
             )
         ]
-        if inside:
-            file = _only(inside, root, split)
-            found[split] = SplitPaths(file, _beside(file))
-        elif files:
-            file = _only(files, root, split)
-            match = re.search(name, file.name)
-            assert match is not None
-            places = [root / within / part for part in (match[0], *names) for within in ("", "images")]
-            found[split] = SplitPaths(file, (*places, *_beside(file), root / "images", root))
+        if candidates := inside or files:
+            found[split] = _split_of(_only(candidates, root, split))
     single = _json_in(root) or _json_in(root / "annotations")
     if not found and single is not None:
-        found["all"] = SplitPaths(single, (*_beside(single), root / "images", root))
+        found["all"] = _split_of(single)
     return found
 
 
 def find_split(root: Path, split: str, *, annotations: Path | None = None) -> SplitPaths:
     """Finds one split of a dataset folder, see `find_splits`.
 
-    annotations: another json file; its images are then looked for in `images/` beside it, or beside it directly.
+    annotations: another json file; its images are then looked for beside it, and where the layouts have them.
     Raises InvalidInputError if a part is missing.
     """
     if annotations is not None:
@@ -85,7 +80,7 @@ def find_split(root: Path, split: str, *, annotations: Path | None = None) -> Sp
             raise InvalidInputError(
                 f"dataset: expected COCO annotations at {annotations}, which is missing; check the path"
             )
-        return SplitPaths(annotations, _beside(annotations))
+        return _split_of(annotations)
     if not root.is_dir():
         raise InvalidInputError(f"dataset: expected a folder, got {root}, which does not exist; check the path")
     found = find_splits(root)
@@ -99,8 +94,8 @@ def find_split(root: Path, split: str, *, annotations: Path | None = None) -> Sp
 
 
 def read_categories(annotations: Path) -> Categories:
-    """The classes that a COCO json lists, in ascending order of id. Raises InvalidInputError as `load_coco` does."""
-    return _categories(_entries(_read_json(annotations), "categories", str(annotations)), str(annotations))
+    """The classes of a COCO json, in ascending order of id. Raises InvalidInputError as `load_coco` does."""
+    return _read_categories(_read_json(annotations), str(annotations))
 
 
 def load_coco(
@@ -119,8 +114,7 @@ def load_coco(
     where = str(paths.annotations)
     content = _read_json(paths.annotations)
     annotations = _entries(content, "annotations", where)
-    own = _categories(_entries(content, "categories", where), where)
-    own = _without_groups(own, content["categories"], annotations)
+    own = _read_categories(content, where)
     _check_gaps(own, where, on_finding)
     if categories is None:
         categories = own
@@ -174,16 +168,22 @@ def _json_in(folder: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def _only(paths: Sequence[Path], root: Path, split: str) -> Path:
-    if len(paths) > 1:
+def _only(files: Sequence[Path], root: Path, split: str) -> Path:
+    if len(files) > 1:
         raise InvalidInputError(
-            f"{root}: expected one place with the {split} split, got {some(paths)}; name the json with --{split}-json"
+            f"{root}: expected one json for the {split} split, got {some(files)}; name the one you mean, "
+            f"or move the others away"
         )
-    return paths[0]
+    return files[0]
 
 
-def _beside(file: Path) -> tuple[Path, ...]:
-    return file.parent / "images", file.parent
+def _split_of(annotations: Path) -> SplitPaths:
+    """A json and where its images may lie."""
+    beside = annotations.parent
+    root = beside.parent if beside.name == "annotations" else beside
+    match = re.search(rf"{_ANY_SPLIT}$", annotations.stem)
+    named = (root / match[0], root / "images" / match[0]) if match else ()
+    return SplitPaths(annotations, (beside / "images", *named, root / "images", beside, root))
 
 
 def _image_folder(paths: SplitPaths, images: Sequence[dict[str, Any]]) -> Path:
@@ -233,6 +233,11 @@ def _string(entry: dict[str, Any], key: str, at: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidInputError(f'{at}: expected a text "{key}", got {value!r}')
     return value
+
+
+def _read_categories(content: dict[str, Any], where: str) -> Categories:
+    entries = _entries(content, "categories", where)
+    return _without_groups(_categories(entries, where), entries, _entries(content, "annotations", where))
 
 
 def _categories(entries: Sequence[dict[str, Any]], where: str) -> Categories:
