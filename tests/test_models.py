@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import edgedet
-from edgedet import InvalidInputError, ModelError
 from training.boxes import box_cxcywh_to_xyxy, weighting_function
-from training.checkpoint import load_pretrained, load_weights, read_description, save_weights
-from training.models.decoder import make_anchors
+from training.models.anchors import make_anchors
 from training.models.deformable_attention import DeformableAttention
 from training.models.deimv2 import Variant, deimv2_config
 from training.models.detector import Detector, DetectorConfig, build
 from training.models.distribution import distance_to_box, integral
 from training.models.layers import ConvNorm
 
-ATTO = "deimv2_hgnetv2_atto_coco.safetensors"
-FEMTO = "deimv2_hgnetv2_femto_coco.from_onnx.safetensors"
 
 
 def tiny_config(*, classes: int = 5, size: tuple[int, int] = (64, 96), queries: int = 12) -> DetectorConfig:
@@ -327,7 +319,7 @@ def test_deformable_attention_against_loops() -> None:
     # Some boxes reach far outside the map.
     boxes = torch.cat([torch.rand(1, 5, 2) * 1.4 - 0.2, torch.rand(1, 5, 2)], dim=-1).double()
     value = torch.randn(1, sum(h * w for h, w in shapes), dim, dtype=torch.float64)
-    got = layer(query, boxes, value, shapes)[0]
+    got = layer(query, boxes, layer.values(value, shapes))[0]
     offsets = layer.sampling_offsets(query)[0].view(5, heads, 4, 2)
     weights = layer.attention_weights(query)[0].view(5, heads, 4).softmax(-1)
     level_of, starts = [0, 0, 0, 1], [0, 24]
@@ -387,137 +379,3 @@ def test_config_is_checked(change: dict[str, tuple[int, int]], message: str) -> 
         tiny_config(classes=0)
     with pytest.raises(ValueError, match="variant"):
         deimv2_config("giant")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("variant", "name"), [("atto", ATTO), ("femto", FEMTO)])
-def test_published_weights_load_strictly(shared: Path, variant: Variant, name: str) -> None:
-    model = build(deimv2_config(variant))
-    load_weights(model, shared / "models" / name)
-    stored = load_file(shared / "models" / name)
-    assert torch.equal(model.decoder.anchors, stored["decoder.anchors"])
-    assert torch.equal(model.backbone.stem.stem1.norm.weight, stored["backbone.stem.stem1.bn.weight"])
-    assert torch.equal(model.decoder.layers[1].norm2.scale, stored["decoder.decoder.layers.1.norm2.scale"])
-
-
-def test_published_weights_for_other_classes(shared: Path) -> None:
-    model = build(deimv2_config("atto", num_classes=3, input_size=(256, 256)))
-    embedding = model.decoder.denoising_class_embed.weight.clone()
-    report = load_pretrained(model, shared / "models" / ATTO)
-    assert len(report.fresh_classes) == 9
-    assert report.fresh_anchors
-    assert "decoder.enc_score_head.weight" in str(report)
-    assert torch.equal(model.decoder.denoising_class_embed.weight, embedding)
-    mean = load_file(shared / "models" / ATTO)["decoder.enc_score_head.weight"].mean(0)
-    torch.testing.assert_close(model.decoder.enc_score_head.weight, mean.expand(3, -1))
-    same = build(deimv2_config("atto"))
-    report = load_pretrained(same, shared / "models" / ATTO)
-    assert report.fresh_classes == ()
-    assert not report.fresh_anchors
-
-
-def test_weights_survive_a_round_trip(tmp_path: Path) -> None:
-    first, second = shaken(build(tiny_config())), build(tiny_config())
-    save_weights(tmp_path / "w.safetensors", first, {"model": "tiny", "classes": ["a", "b"]})
-    load_weights(second, tmp_path / "w.safetensors")
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name]), name
-    assert read_description(tmp_path / "w.safetensors") == {"model": "tiny", "classes": ["a", "b"]}
-    shared_head = [n for n in load_file(tmp_path / "w.safetensors") if n.startswith("decoder.dec_bbox_head")]
-    assert {n.split(".")[2] for n in shared_head} == {"0"}, "tied tensors are stored once"
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> dict[str, Tensor]:
-    save_weights(tmp_path / "good.safetensors", build(tiny_config()), {})
-    return load_file(tmp_path / "good.safetensors")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(tmp_path: Path, state: dict[str, Tensor], value: float) -> None:
-    state["decoder.layers.0.norm1.scale"][3] = value
-    save_file(state, tmp_path / "bad.safetensors")
-    with pytest.raises(ModelError, match=r"1 NaN or infinite values in decoder\.layers\.0\.norm1\.scale"):
-        load_weights(build(tiny_config()), tmp_path / "bad.safetensors")
-
-
-def test_nan_in_class_heads_of_other_classes(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    state["decoder.enc_score_head.bias"][0] = float("nan")
-    save_file(state, tmp_path / "bad.safetensors")
-    with pytest.raises(ModelError, match="enc_score_head"):
-        load_pretrained(build(tiny_config(classes=2)), tmp_path / "bad.safetensors")
-
-
-def test_weights_of_another_model_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    model = build(tiny_config())
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    file = tmp_path / "bad.safetensors"
-
-    renamed = dict(state)
-    renamed["decoder.extra"] = renamed.pop("decoder.layers.0.norm1.scale")
-    save_file(renamed, file)
-    with pytest.raises(ModelError, match=r"1 missing: decoder\.layers\.0\.norm1.* and 1 unexpected: decoder\.extra"):
-        load_weights(model, file)
-
-    save_file({**state, "decoder.layers.0.norm1.scale": torch.ones(63)}, file)
-    for load in (load_weights, load_pretrained):
-        with pytest.raises(ModelError, match=r"norm1\.scale \(64,\) but \(63,\)"):
-            load(model, file)
-
-    save_file({**state, "decoder.reg_scale": torch.tensor([8.0])}, file)
-    with pytest.raises(ModelError, match="reg_scale"):
-        load_weights(model, file)
-
-    save_file({**state, "decoder.layers.0.norm1.scale": torch.ones(64, dtype=torch.int32)}, file)
-    with pytest.raises(ModelError, match="int32"):
-        load_weights(model, file)
-
-    tied = {"decoder.dec_bbox_head.1.layers.0.bias": state["decoder.dec_bbox_head.0.layers.0.bias"] + 1}
-    save_file({**state, **tied}, file)
-    with pytest.raises(ModelError, match="one tensor in this model"):
-        load_weights(model, file)
-
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]), f"{name} changed although loading failed"
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 64, b"\x80\x02}q\x00."])
-def test_files_that_are_not_safetensors(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "weights.safetensors"
-    file.write_bytes(content)
-    with pytest.raises(InvalidInputError, match="expected a safetensors file"):
-        load_weights(build(tiny_config()), file)
-    with pytest.raises(InvalidInputError, match="check the path"):
-        load_weights(build(tiny_config()), tmp_path / "none.safetensors")
-
-
-def test_truncated_weights(tmp_path: Path) -> None:
-    save_weights(tmp_path / "good.safetensors", build(tiny_config()), {})
-    content = (tmp_path / "good.safetensors").read_bytes()
-    for share in (0.1, 0.5, 0.999):
-        (tmp_path / "cut.safetensors").write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(InvalidInputError, match="expected a safetensors file"):
-            load_weights(build(tiny_config()), tmp_path / "cut.safetensors")
-
-
-def test_atto_detects_in_torch_as_published(shared: Path) -> None:
-    """Torch with the training checkpoint against onnxruntime with the published graph, on real photos."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = build(deimv2_config("atto")).eval()
-    load_weights(model, shared / "models" / ATTO)
-    session = onnxruntime.InferenceSession(
-        str(shared / "models" / "deimv2_hgnetv2_atto_coco.onnx"), providers=["CPUExecutionProvider"]
-    )
-    photos = sorted((shared / "data" / "coco_val2017_subset" / "images").glob("*.jpg"))[:8]
-    for photo in photos:
-        images = edgedet.preprocess(edgedet.read_image(photo), width=320, height=320)[None]
-        size = np.array([[320, 320]], dtype=np.int64)
-        labels, boxes, scores = session.run(None, {"images": images, "orig_target_sizes": size})
-        with torch.no_grad():
-            final = model(torch.from_numpy(images)).final
-        mine = torch.cat([box_cxcywh_to_xyxy(final.boxes[0]) * 320, final.logits[0].sigmoid()], dim=-1)  # (Q, 4 + C)
-        for label, box, score in zip(labels[0], boxes[0], scores[0], strict=True):
-            if score > 0.05:
-                wanted = torch.tensor([*box, score])
-                candidates = torch.cat([mine[:, :4], mine[:, 4 + label : 5 + label]], dim=-1)
-                off = (candidates - wanted).abs() / torch.tensor([0.05] * 4 + [1e-3])
-                assert off.amax(-1).min() < 1

@@ -1,4 +1,4 @@
-"""Multi-scale deformable cross-attention without a value projection (Deformable DETR, Zhu et al. 2021; D-FINE's form).
+"""Multi-scale deformable cross-attention (Deformable DETR, Zhu et al. 2021), in RT-DETR's and in D-FINE's form.
 
 The sampling itself has several forms that give the same numbers and differ in what they cost where; see `Sampling`.
 """
@@ -16,61 +16,106 @@ Sampling = Literal["gather", "grid_sample", "discrete"]
 """How a deployed network reads its maps. gather: bilinear by four gathers. grid_sample: bilinear by the framework's
 operator. discrete: one cell, an approximation that only networks trained for it should use."""
 
+TrainedSampling = Literal["bilinear", "discrete"]
+"""How a network was trained to read its maps. discrete: the one cell that a location falls into (RT-DETRv2, Lv et al.
+2024, §3.1), which has no gradient for the location."""
+
 Shape = tuple[int, int]
-
-
-def _sample_grid(values: list[Tensor], locations: Tensor, weights: Tensor, points: tuple[int, ...]) -> Tensor:
-    batch, queries = weights.shape[:2]
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).split(points, dim=2)
-    sampled = [
-        F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        for value, grid in zip(values, grids, strict=True)
-    ]
-    weights = weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)
-    out = (torch.cat(sampled, dim=-1) * weights).sum(-1)
-    return out.view(batch, -1, queries).transpose(1, 2)
 
 
 class DeformableAttention(nn.Module):
     """Each query looks at a few points around its box on every level and mixes what it finds there.
 
-    points: sampling points per level. Parameters are named as in the published checkpoints.
+    points: sampling points per level. projections: whether values and result go through linear layers of their own
+    (RT-DETR) or not (D-FINE). Parameters are named as in the published checkpoints.
     """
 
-    def __init__(self, dim: int, heads: int, points: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        points: tuple[int, ...],
+        *,
+        projections: bool = False,
+        sampling: TrainedSampling = "bilinear",
+    ) -> None:
         super().__init__()
-        self.heads, self.points = heads, points
+        self.heads, self.points, self.sampling = heads, points, sampling
         total = sum(points)
         self.register_buffer("num_points_scale", torch.tensor([1 / n for n in points for _ in range(n)]))
         self.num_points_scale: Tensor
         self.sampling_offsets = nn.Linear(dim, heads * total * 2)
         self.attention_weights = nn.Linear(dim, heads * total)
+        self.value_proj = nn.Linear(dim, dim) if projections else None
+        self.output_proj = nn.Linear(dim, dim) if projections else None
+        self._initialise()
+        if sampling == "discrete":
+            self.sampling_offsets.requires_grad_(False)
+
+    def _initialise(self) -> None:
         for layer in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        for projection in (self.value_proj, self.output_proj):
+            if projection is not None:
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
         # Points of a head start on a ray of their own, at 1, 2, 3 ... steps on each level.
-        angle = torch.arange(heads) * (2.0 * math.pi / heads)
+        angle = torch.arange(self.heads) * (2.0 * math.pi / self.heads)
         ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
         ray = ray / ray.abs().amax(-1, keepdim=True)
-        steps = torch.cat([torch.arange(1, n + 1) for n in points])
+        steps = torch.cat([torch.arange(1, n + 1) for n in self.points])
         with torch.no_grad():
             self.sampling_offsets.bias.copy_((ray[:, None] * steps[:, None]).flatten())
 
-    def forward(self, query: Tensor, reference: Tensor, value: Tensor, shapes: list[Shape]) -> Tensor:
+    def values(self, memory: Tensor, shapes: list[Shape]) -> list[Tensor]:
+        """What `forward` samples from: (B * heads, D / heads, H, W) of each level.
+
+        memory: (B, L, D), the levels' cells row by row, one level after another. shapes: (H, W) of each level.
+        Without projections the same for every layer of a decoder.
+        """
+        if self.value_proj is not None:
+            memory = self.value_proj(memory)
+        batch, _, dim = memory.shape
+        return [
+            level.transpose(1, 2).reshape(batch * self.heads, dim // self.heads, h, w)
+            for level, (h, w) in zip(memory.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+        ]
+
+    def forward(self, query: Tensor, reference: Tensor, values: list[Tensor]) -> Tensor:
         """Attend.
 
-        query: (B, Q, D). reference: (B, Q, 4) cxcywh in [0, 1]. value: (B, L, D), the levels' cells row by row, one
-        level after another. shapes: (H, W) of each level. Returns (B, Q, D).
+        query: (B, Q, D). reference: (B, Q, 4) cxcywh in [0, 1]. values: as `values` made them. Returns (B, Q, D).
         """
-        batch, queries, dim = query.shape
+        batch, queries, _ = query.shape
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1, 2)
         weights = self.attention_weights(query).view(batch, queries, self.heads, -1).softmax(dim=-1)
         # Offsets are in units of half the box, divided by the level's number of points.
         scale = 0.5 * self.num_points_scale.to(query.dtype).unsqueeze(-1)
         reference = reference[:, :, None, None]
         locations = reference[..., :2] + offsets * scale * reference[..., 2:]
-        maps = [
-            v.transpose(1, 2).reshape(batch * self.heads, dim // self.heads, h, w)
-            for v, (h, w) in zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
-        ]
-        return _sample_grid(maps, locations, weights, self.points)
+        mixed = self._sample(values, locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1))
+        out = mixed.view(batch, -1, queries).transpose(1, 2)
+        return out if self.output_proj is None else self.output_proj(out)
+
+    def _sample(self, values: list[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
+        """locations: (B * heads, Q, points, 2) x, y in [0, 1]; weights: (B * heads, Q, points).
+
+        Returns (B * heads, D / heads, Q).
+        """
+        mode = "bilinear" if self.sampling == "bilinear" else "nearest"
+        sampled = []
+        for value, location in zip(values, locations.split(self.points, dim=2), strict=True):
+            at = location if self.sampling == "bilinear" else _cell_centre(location, (value.shape[2], value.shape[3]))
+            sampled.append(F.grid_sample(value, 2 * at - 1, mode=mode, padding_mode="zeros", align_corners=False))
+        return (torch.cat(sampled, dim=-1) * weights.unsqueeze(1)).sum(-1)
+
+
+def _cell_centre(location: Tensor, shape: Shape) -> Tensor:
+    """The centre of the cell that RT-DETRv2 reads for a location: half a cell beyond the nearest one, inside the map.
+
+    Its published code keeps x below the height of the map, a slip that shows on maps wider or narrower than high.
+    """
+    size = location.new_tensor([shape[1], shape[0]])
+    cell = (location * size + 0.5).floor().clamp(min=0).minimum(size - 1)
+    return (cell + 0.5) / size

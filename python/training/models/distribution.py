@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from training.models.layers import MLP, Activation
 
 
 def integral(corners: Tensor, weights: Tensor) -> Tensor:
@@ -26,3 +28,19 @@ def distance_to_box(reference: Tensor, distance: Tensor, reg_scale: float) -> Te
     # Corners are centre -/+ (reg_scale / 2 + distance) * size / reg_scale; this is their mean and difference.
     unit = size / abs(reg_scale)
     return torch.cat([centre + (high - low) * (0.5 * unit), size + (high + low) * unit], dim=-1)
+
+
+class QualityEstimator(nn.Module):
+    """Corrects class logits by how peaked the edge distributions are (D-FINE's location quality estimator)."""
+
+    def __init__(self, bins: int, activation: Activation, top: int = 4, hidden_dim: int = 64) -> None:
+        super().__init__()
+        self.bins, self.top = bins, top
+        self.reg_conf = MLP(4 * (top + 1), hidden_dim, 1, 2, activation)
+        self.reg_conf.zero_last()
+
+    def forward(self, logits: Tensor, corners: Tensor) -> Tensor:
+        """logits: (B, Q, C); corners: (B, Q, 4 * bins). Returns (B, Q, C)."""
+        peaks = corners.unflatten(-1, (4, self.bins)).softmax(dim=-1).topk(self.top, dim=-1).values
+        statistics = torch.cat([peaks, peaks.mean(dim=-1, keepdim=True)], dim=-1)
+        return logits + self.reg_conf(statistics.flatten(2))  # type: ignore[no-any-return]
