@@ -24,7 +24,7 @@ from training.data.dataset import (
 #: What the splits are called in folder and file names. In each name a year may follow.
 SPLIT_NAMES: Final = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
-_YEAR = "[_-]?[0-9]*"
+_YEAR = "(?:[_-]?[0-9]+)?"
 _ANY_SPLIT = f"(?:{'|'.join(name for names in SPLIT_NAMES.values() for name in reversed(names))}){_YEAR}"
 _PROBED = 20  # images whose files are looked for to find out which folder they lie in
 
@@ -181,7 +181,7 @@ def _split_of(annotations: Path) -> SplitPaths:
     """A json and where its images may lie."""
     beside = annotations.parent
     root = beside.parent if beside.name == "annotations" else beside
-    match = re.search(rf"{_ANY_SPLIT}$", annotations.stem)
+    match = re.search(rf"(?<![a-z]){_ANY_SPLIT}(?![a-z0-9])", annotations.stem)
     named = (root / match[0], root / "images" / match[0]) if match else ()
     return SplitPaths(annotations, (beside / "images", *named, root / "images", beside, root))
 
