@@ -15,12 +15,12 @@ from torch import Tensor, nn
 import edgedet
 from edgedet import Detector, InvalidInputError, ModelError
 from edgedet.bundle import InputSpec, load_model_json
-from training.checkpoint import load_weights
 from training.export import export_onnx, write_bundle_from_model
 from training.models.deformable_attention import Sampling
 from training.models.deimv2 import Variant, deimv2_config
 from training.models.deploy import deploy
 from training.models.detector import build
+from training.weights.load import load_weights
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -14,8 +14,8 @@ from training_data import IDS, NAMES, make_dataset
 
 from edgedet import Detector, read_image
 from edgedet.bundle import load_model_json
-from training.checkpoint import read_description
 from training.cli import build_parser, main
+from training.weights.read import read_description
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--size", "160", "--epochs", "2", "--batch", "3", "--denoising", "8", "--threads", "1", "--workers", "0"]
@@ -92,9 +92,9 @@ def test_resume_of_an_interrupted_process(data: Path, tmp_path: Path) -> None:
         (["train", "absent", "--device", "tpu"], "device: expected"),
         (["train", "--resume", "absent"], "absent: expected a run folder with config.json"),
         (["train", "--resume", "absent", "--lr", "0.1"], "--resume: expected no other option"),
-        (["eval", "absent.safetensors"], "expected a safetensors file, got none"),
+        (["eval", "absent.safetensors"], "expected a file or folder of weights, got none"),
         (["eval", "."], "expected a run folder with best.safetensors"),
-        (["export", "absent.safetensors", "--out", "bundle"], "expected a safetensors file, got none"),
+        (["export", "absent.safetensors", "--out", "bundle"], "expected a file or folder of weights, got none"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(

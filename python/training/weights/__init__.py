@@ -1,1 +1,1 @@
-"""Weights in files, of this project and of others: read without running anything, checked, renamed, fitted to a model."""
+"""Weights in files, ours and others': read without running anything, renamed, checked, put into a model."""

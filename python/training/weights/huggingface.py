@@ -1,19 +1,20 @@
 """The names that Hugging Face transformers gives the tensors of these detectors.
 
-RTDetr, RTDetrV2, DFine and Deimv2, as `save_pretrained` writes them (since 2024, with the renamings of version 5) and as
-the module itself names them.
+RTDetr, RTDetrV2, DFine and Deimv2, as `save_pretrained` writes them and as the modules themselves name them: these
+differ since transformers 5.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from edgedet import ModelError
+from edgedet import InvalidInputError, ModelError
 from training.weights.names import Rules, rename
 
 Family = Literal["rt_detr", "rt_detr_v2", "d_fine", "deimv2"]
@@ -122,3 +123,19 @@ def map_names(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
             )
         mapped[name] = torch.cat(list(merged.values()))
     return mapped
+
+
+def class_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Class names by label from `id2label`; None if there are none. Raises InvalidInputError for gaps in the labels."""
+    listed = config.get("id2label")
+    if not listed:
+        return None
+    try:
+        names = {int(label): str(name) for label, name in dict(listed).items()}
+    except (TypeError, ValueError):
+        names = {-1: ""}
+    if sorted(names) != list(range(len(names))):
+        raise InvalidInputError(
+            f"{folder}: expected id2label to name the labels 0, 1, 2 ... in config.json, got {str(listed)[:80]}"
+        )
+    return tuple(names[label] for label in range(len(names)))

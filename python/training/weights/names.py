@@ -1,7 +1,7 @@
 """The names that published checkpoints give their tensors, as rules towards ours.
 
-Ours are those of the official PyTorch code of RT-DETRv2, D-FINE and DEIMv2, less one level of `decoder`, with every batch
-norm called `norm`. One list serves all of them: no two repositories use one name for different things.
+Ours are those of the official PyTorch code of RT-DETRv2, D-FINE and DEIMv2, less one level of `decoder`, with every
+batch norm called `norm`. One list serves all of them: no two repositories use one name for different things.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 Rules = Iterable[tuple[str, str]]
 
-OFFICIAL: Rules = (
+_OFFICIAL: Rules = (
     (r"^decoder\.decoder\.", "decoder."),
     (r"^(backbone\..*)\.bn\.", r"\1.norm."),
     # RT-DETR's first release numbers what the second names.
@@ -27,8 +27,21 @@ OFFICIAL: Rules = (
     (r"^encoder\.bi_fusion\.cv\.", "encoder.bi_fusion."),
 )
 
+# ResNets as torchvision names them; the RT-DETR-KD study calls the stem's two layers 0 and 1.
+_TORCHVISION: Rules = (
+    (r"^backbone\.(conv1|stem\.0)\.", "backbone.conv1.conv1_1.conv."),
+    (r"^backbone\.(bn1|stem\.1)\.", "backbone.conv1.conv1_1.norm."),
+    *((rf"^backbone\.layer{i + 1}\.(\d+)\.", rf"backbone.res_layers.{i}.blocks.\1.") for i in range(4)),
+    *((rf"^(backbone\.res_layers\..*)\.conv{i + 1}\.", rf"\1.branch2{'abc'[i]}.conv.") for i in range(3)),
+    *((rf"^(backbone\.res_layers\..*)\.bn{i + 1}\.", rf"\1.branch2{'abc'[i]}.norm.") for i in range(3)),
+    (r"^(backbone\.res_layers\..*)\.downsample\.0\.", r"\1.short.conv."),
+    (r"^(backbone\.res_layers\..*)\.downsample\.1\.", r"\1.short.norm."),
+)
+
 # What only training needs: RT-DETRv4's projection to the teacher's features, and the teacher itself.
-_TRAINING_ONLY = re.compile(r"^(encoder\.feature_projector\.|teacher_model\.|teacher\.)")
+_TRAINING_ONLY = re.compile(r"^(encoder\.feature_projector|teacher_model|teacher)\.")
+_CLASSIFIER = re.compile(r"^(fc|last_conv|head|classifier)\.")
+_BACKBONES = re.compile(r"^(res_layers\.\d|stages\.\d|layer[1-4]\.\d)")
 
 
 def rename(name: str, rules: Rules) -> str:
@@ -38,16 +51,26 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
-def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, list[Tensor]], int]:
-    """A checkpoint's tensors by our names, and how many that only training needs were left out.
+def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor, ...]], int]:
+    """A detector's tensors by our names, and how many that only training needs were left out.
 
     Several tensors come by one name where a file repeats tied ones.
     """
-    renamed: dict[str, list[Tensor]] = {}
+    rules = (*_OFFICIAL, *_TORCHVISION) if any(name.startswith("backbone.layer1.") for name in state) else _OFFICIAL
+    renamed: dict[str, tuple[Tensor, ...]] = {}
     dropped = 0
     for name, tensor in state.items():
         if _TRAINING_ONLY.match(name):
             dropped += 1
         else:
-            renamed.setdefault(rename(name, OFFICIAL), []).append(tensor)
+            ours = rename(name, rules)
+            renamed[ours] = (*renamed.get(ours, ()), tensor)
     return renamed, dropped
+
+
+def backbone_names(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The tensors of an ImageNet backbone by our names, without its classifier; None if this is no backbone's file."""
+    if not any(map(_BACKBONES.match, state)):
+        return None
+    rules = (*_OFFICIAL, *_TORCHVISION) if "bn1.weight" in state else _OFFICIAL
+    return {rename(f"backbone.{name}", rules): tensor for name, tensor in state.items() if not _CLASSIFIER.match(name)}

@@ -1,0 +1,84 @@
+"""What a file of weights means: its tensors by our names, where they come from, which classes they know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from edgedet import InvalidInputError
+from edgedet.labels import COCO80
+from training.weights.huggingface import FAMILIES, class_names, map_names
+from training.weights.names import backbone_names, official_names
+from training.weights.read import Stored, read_weights
+
+# Tensors whose first axis counts classes, and the head among them that every detector has.
+CLASS_TENSORS = re.compile(r"^decoder\.((enc|dec)_score_head\.|denoising_class_embed\.|class_head\.)")
+_CLASS_BIAS = re.compile(r"^decoder\.(dec_score_head\.0|class_head)\.bias$")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The tensors of a file by our names; several by one name where the file repeats tied ones.
+
+    origin: what wrote it, for people. dropped: tensors left out because only training needs them. classes: their names
+    by label, or None if unknown. description: of our own files. config: config.json of a Hugging Face folder.
+    """
+
+    path: Path
+    tensors: Mapping[str, tuple[Tensor, ...]]
+    origin: str
+    dropped: int = 0
+    classes: tuple[str, ...] | None = None
+    description: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape by name, of the first tensor of each."""
+        return {name: tuple(tensors[0].shape) for name, tensors in self.tensors.items()}
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the file's heads tell apart; None if it has no head."""
+        return next((shape[0] for name, shape in self.shapes.items() if _CLASS_BIAS.match(name)), None)
+
+
+def read_contents(path: Path) -> Contents:
+    """Reads and names the tensors of any known file or folder. Raises as `read.read_weights` does."""
+    stored = read_weights(path)
+    if stored.config is not None:
+        return _hugging_face(stored, stored.config)
+    backbone = backbone_names(stored.tensors)
+    if backbone is not None:
+        return Contents(path, {name: (tensor,) for name, tensor in backbone.items()}, "backbone")
+    tensors, dropped = official_names(stored.tensors)
+    origin = "edgedet" if stored.description is not None else f"official checkpoint{_of(stored.source)}"
+    made = Contents(path, tensors, origin, dropped, description=stored.description)
+    classes: tuple[str, ...] | None = None
+    if stored.description is not None and isinstance(stored.description.get("classes"), list):
+        classes = tuple(map(str, stored.description["classes"]))
+    elif made.num_classes == len(COCO80.names):
+        classes = COCO80.names
+    return Contents(path, tensors, origin, dropped, classes, stored.description)
+
+
+def _hugging_face(stored: Stored, config: Mapping[str, Any]) -> Contents:
+    family = next((name for name in FAMILIES if config.get("model_type") == name), None)
+    if family is None:
+        raise InvalidInputError(
+            f"{stored.path}: expected model_type {', '.join(FAMILIES)} in config.json, got "
+            f"{config.get('model_type')!r}; other architectures are not known here"
+        )
+    tensors = {name: (tensor,) for name, tensor in map_names(stored.tensors, family).items()}
+    return Contents(
+        stored.path, tensors, f"Hugging Face {family}", classes=class_names(stored.path, config), config=config
+    )
+
+
+def _of(source: str) -> str:
+    return f" ({source})" if source else ""
