@@ -1,8 +1,13 @@
-"""The PP-HGNetV2 backbone (PaddleDetection; used by RT-DETR, D-FINE and DEIM)."""
+"""The PP-HGNetV2 backbone (PaddleDetection; used by D-FINE, DEIM, RT-DETRv4 and DEIMv2).
+
+Weights start as PyTorch starts convolutions and norms, as in the published code, which goes on from ImageNet weights.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +35,15 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HGNetV2Config:
-    """The stem's channels, the stages, and which stages (from 0) are returned; stage i has stride 4 * 2**i."""
+    """The stem's channels, the stages, and which stages (from 0) are returned; stage i has stride 4 * 2**i.
+
+    use_lab: a `LearnableAffine` after every ReLU.
+    """
 
     stem: tuple[int, int, int] = (3, 16, 16)
     stages: tuple[StageConfig, ...]
     return_stages: tuple[int, ...]
+    use_lab: bool = True
 
     def __post_init__(self) -> None:
         """Check that the stages fit one another."""
@@ -57,20 +66,55 @@ class HGNetV2Config:
         return tuple(4 * 2**i for i in self.return_stages)
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> ConvNorm:
-    return ConvNorm(in_channels, out_channels, kernel, stride=stride, activation="relu", affine=True)
+Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5"]
+
+# Per variant the stem's channels, the convolutions per block, and each stage's inner channels, outer channels, blocks.
+_VARIANTS: dict[Variant, tuple[tuple[int, int, int], int, tuple[tuple[int, int, int], ...]]] = {
+    "b0": ((3, 16, 16), 3, ((16, 64, 1), (32, 256, 1), (64, 512, 2), (128, 1024, 1))),
+    "b1": ((3, 24, 32), 3, ((32, 64, 1), (48, 256, 1), (96, 512, 2), (192, 1024, 1))),
+    "b2": ((3, 24, 32), 4, ((32, 96, 1), (64, 384, 1), (128, 768, 3), (256, 1536, 1))),
+    "b3": ((3, 24, 32), 5, ((32, 128, 1), (64, 512, 1), (128, 1024, 3), (256, 2048, 1))),
+    "b4": ((3, 32, 48), 6, ((48, 128, 1), (96, 512, 1), (192, 1024, 3), (384, 2048, 1))),
+    "b5": ((3, 32, 64), 6, ((64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2))),
+}
+
+
+def hgnetv2_config(variant: Variant, *, return_stages: tuple[int, ...] = (1, 2, 3), use_lab: bool) -> HGNetV2Config:
+    """A published variant. D-FINE and its heirs have the affine blocks in B0 and B2 (N, S, M), not in B4 and B5 (L, X).
+
+    Raises ValueError for a variant that does not exist, or stages that are not in 0 to 3.
+    """
+    if variant not in _VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, got {variant!r}")
+    stem, layers, rows = _VARIANTS[variant]
+    channels = (stem[2], *(row[1] for row in rows))
+    stages = tuple(
+        StageConfig(
+            in_channels=channels[index],
+            mid_channels=mid,
+            out_channels=out,
+            blocks=blocks,
+            layers=layers,
+            kernel=5 if index >= 2 else 3,
+            downsample=index > 0,
+            light=index >= 2,
+        )
+        for index, (mid, out, blocks) in enumerate(rows)
+    )
+    return HGNetV2Config(stem=stem, stages=stages, return_stages=return_stages, use_lab=use_lab)
 
 
 class Stem(nn.Module):
     """Stride 4: a 3x3 convolution, two 2x2 convolutions beside a 2x2 max pool, a 3x3 and a 1x1 convolution."""
 
-    def __init__(self, in_channels: int, mid_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, *, use_lab: bool) -> None:
         super().__init__()
-        self.stem1 = _conv(in_channels, mid_channels, 3, 2)
-        self.stem2a = _conv(mid_channels, mid_channels // 2, 2)
-        self.stem2b = _conv(mid_channels // 2, mid_channels, 2)
-        self.stem3 = _conv(2 * mid_channels, mid_channels, 3, 2)
-        self.stem4 = _conv(mid_channels, out_channels, 1)
+        conv = partial(ConvNorm, activation="relu", affine=use_lab)
+        self.stem1 = conv(in_channels, mid_channels, 3, stride=2)
+        self.stem2a = conv(mid_channels, mid_channels // 2, 2)
+        self.stem2b = conv(mid_channels // 2, mid_channels, 2)
+        self.stem3 = conv(2 * mid_channels, mid_channels, 3, stride=2)
+        self.stem4 = conv(mid_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, C, H / 4, W / 4)."""
@@ -83,10 +127,12 @@ class Stem(nn.Module):
 class LightConv(nn.Module):
     """A 1x1 convolution without activation, then a depthwise one."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, use_lab: bool) -> None:
         super().__init__()
         self.conv1 = ConvNorm(in_channels, out_channels, 1)
-        self.conv2 = ConvNorm(out_channels, out_channels, kernel, groups=out_channels, activation="relu", affine=True)
+        self.conv2 = ConvNorm(
+            out_channels, out_channels, kernel, groups=out_channels, activation="relu", affine=use_lab
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H, W)."""
@@ -96,16 +142,17 @@ class LightConv(nn.Module):
 class Block(nn.Module):
     """A chain of convolutions whose input and every output are concatenated, squeezed and expanded."""
 
-    def __init__(self, config: StageConfig, in_channels: int, residual: bool) -> None:
+    def __init__(self, config: StageConfig, in_channels: int, *, residual: bool, use_lab: bool) -> None:
         super().__init__()
         self.residual = residual
         mid = config.mid_channels
         inputs = [in_channels] + [mid] * (config.layers - 1)
-        make = LightConv if config.light else _conv
+        conv = partial(ConvNorm, activation="relu", affine=use_lab)
+        make = partial(LightConv, use_lab=use_lab) if config.light else conv
         self.layers = nn.ModuleList(make(c, mid, config.kernel) for c in inputs)
         self.aggregation = nn.Sequential(
-            _conv(in_channels + config.layers * mid, config.out_channels // 2, 1),
-            _conv(config.out_channels // 2, config.out_channels, 1),
+            conv(in_channels + config.layers * mid, config.out_channels // 2, 1),
+            conv(config.out_channels // 2, config.out_channels, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,12 +167,15 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """One stage; see `StageConfig`."""
 
-    def __init__(self, config: StageConfig) -> None:
+    def __init__(self, config: StageConfig, *, use_lab: bool) -> None:
         super().__init__()
         c = config.in_channels
         self.downsample = ConvNorm(c, c, 3, stride=2, groups=c) if config.downsample else nn.Identity()
         self.blocks = nn.Sequential(
-            *(Block(config, c if i == 0 else config.out_channels, residual=i > 0) for i in range(config.blocks))
+            *(
+                Block(config, c if i == 0 else config.out_channels, residual=i > 0, use_lab=use_lab)
+                for i in range(config.blocks)
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,8 +189,9 @@ class HGNetV2(nn.Module):
     def __init__(self, config: HGNetV2Config) -> None:
         super().__init__()
         self.return_stages = config.return_stages
-        self.stem = Stem(*config.stem)
-        self.stages = nn.ModuleList(Stage(stage) for stage in config.stages[: max(config.return_stages) + 1])
+        self.stem = Stem(*config.stem, use_lab=config.use_lab)
+        used = config.stages[: max(config.return_stages) + 1]
+        self.stages = nn.ModuleList(Stage(stage, use_lab=config.use_lab) for stage in used)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) to the maps of `return_stages`, first to last, (B, C, H / stride, W / stride)."""

@@ -10,17 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.models.batch_norm import BatchNorm2d
+
 Activation = Literal["none", "relu", "silu", "gelu"]
 
 
 def activation_layer(name: Activation) -> nn.Module:
-    """A new layer for the named activation."""
-    layers: dict[Activation, type[nn.Module]] = {
-        "none": nn.Identity,
-        "relu": nn.ReLU,
-        "silu": nn.SiLU,
-        "gelu": nn.GELU,
-    }
+    """A new layer for the named activation.
+
+    ReLU works in place: give it a tensor that its maker does not need any more, like a norm's or linear layer's result.
+    """
+    if name == "relu":
+        return nn.ReLU(inplace=True)
+    layers: dict[Activation, type[nn.Module]] = {"none": nn.Identity, "silu": nn.SiLU, "gelu": nn.GELU}
     return layers[name]()
 
 
@@ -87,7 +89,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, groups=groups, bias=False
         )
-        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(out_channels)
+        self.norm: BatchNorm2d | nn.Identity = BatchNorm2d(out_channels)
         self.act = activation_layer(activation)
         self.lab = LearnableAffine() if affine else None
 
@@ -106,13 +108,8 @@ class ConvNorm(nn.Module):
         Maps are large and these layers bound by memory, so two passes fewer, and four fewer backward, are worth it.
         """
         norm = self.norm
-        assert isinstance(norm, nn.BatchNorm2d)
-        if norm.training and norm.num_batches_tracked is not None:
-            norm.num_batches_tracked += 1
-        weight, bias = lab.scale * norm.weight, lab.scale * norm.bias + lab.bias.detach()
-        mean, var = norm.running_mean, norm.running_var
-        assert norm.momentum is not None
-        z = F.batch_norm(x, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
+        assert isinstance(norm, BatchNorm2d)
+        z = norm.scaled(x, lab.scale * norm.weight, lab.scale * norm.bias + lab.bias.detach())
         return _ShiftedFloor.apply(z, lab.bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -171,7 +168,7 @@ class SwiGLU(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose queries and keys carry a position term and whose values do not.
+    """Multi-head self-attention whose queries and keys may carry a position term; values do not.
 
     Parameters are laid out as in `torch.nn.MultiheadAttention`.
     """
@@ -185,17 +182,19 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend.
 
-        x, position: (B, Q, D). mask: (Q, Q) bool, True where the row may look at the column, or None.
+        x: (B, Q, D). position: (B, Q, D) or (Q, D). mask: (Q, Q) bool, True where the row may look at the column.
         Returns (B, Q, D).
         """
         batch, length, dim = x.shape
-        split = 2 * dim
-        query_key = F.linear(x + position, self.in_proj_weight[:split], self.in_proj_bias[:split])
-        value = F.linear(x, self.in_proj_weight[split:], self.in_proj_bias[split:])
-        query, key = query_key.view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        value = value.view(batch, length, self.heads, -1).transpose(1, 2)
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if position is None:
+            query, key, value = F.linear(x, weight, bias).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        else:
+            both = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim])
+            query, key = both.view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+            value = F.linear(x, weight[2 * dim :], bias[2 * dim :]).view(batch, length, self.heads, -1).transpose(1, 2)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, dim))  # type: ignore[no-any-return]
