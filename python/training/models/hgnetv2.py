@@ -66,10 +66,10 @@ class HGNetV2Config:
         return tuple(4 * 2**i for i in self.return_stages)
 
 
-HGNetV2Name = Literal["b0", "b1", "b2", "b3", "b4", "b5"]
+Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5"]
 
-# Per network the stem's channels, the convolutions per block, and each stage's inner channels, outer channels, blocks.
-_NETWORKS: dict[HGNetV2Name, tuple[tuple[int, int, int], int, tuple[tuple[int, int, int], ...]]] = {
+# Per variant the stem's channels, the convolutions per block, and each stage's inner channels, outer channels, blocks.
+_VARIANTS: dict[Variant, tuple[tuple[int, int, int], int, tuple[tuple[int, int, int], ...]]] = {
     "b0": ((3, 16, 16), 3, ((16, 64, 1), (32, 256, 1), (64, 512, 2), (128, 1024, 1))),
     "b1": ((3, 24, 32), 3, ((32, 64, 1), (48, 256, 1), (96, 512, 2), (192, 1024, 1))),
     "b2": ((3, 24, 32), 4, ((32, 96, 1), (64, 384, 1), (128, 768, 3), (256, 1536, 1))),
@@ -79,14 +79,14 @@ _NETWORKS: dict[HGNetV2Name, tuple[tuple[int, int, int], int, tuple[tuple[int, i
 }
 
 
-def hgnetv2_config(name: HGNetV2Name, *, return_stages: tuple[int, ...] = (1, 2, 3)) -> HGNetV2Config:
-    """A published network; B0 to B3 have the affine blocks, B4 and B5 do not.
+def hgnetv2_config(variant: Variant, *, return_stages: tuple[int, ...] = (1, 2, 3), use_lab: bool) -> HGNetV2Config:
+    """A published variant. D-FINE and its heirs have the affine blocks in B0 and B2 (N, S, M), not in B4 and B5 (L, X).
 
-    Raises ValueError for a network that does not exist, or stages that are not in 0 to 3.
+    Raises ValueError for a variant that does not exist, or stages that are not in 0 to 3.
     """
-    if name not in _NETWORKS:
-        raise ValueError(f"name must be one of {', '.join(_NETWORKS)}, got {name!r}")
-    stem, layers, rows = _NETWORKS[name]
+    if variant not in _VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, got {variant!r}")
+    stem, layers, rows = _VARIANTS[variant]
     channels = (stem[2], *(row[1] for row in rows))
     stages = tuple(
         StageConfig(
@@ -101,7 +101,7 @@ def hgnetv2_config(name: HGNetV2Name, *, return_stages: tuple[int, ...] = (1, 2,
         )
         for index, (mid, out, blocks) in enumerate(rows)
     )
-    return HGNetV2Config(stem=stem, stages=stages, return_stages=return_stages, use_lab=name < "b4")
+    return HGNetV2Config(stem=stem, stages=stages, return_stages=return_stages, use_lab=use_lab)
 
 
 class Stem(nn.Module):

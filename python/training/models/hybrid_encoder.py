@@ -19,16 +19,18 @@ from training.models.layers import Activation, ConvNorm, SelfAttention, activati
 from training.models.outputs import EncoderOutput
 from training.models.position import sincos_position
 
+Fusion = Literal["csp", "elan", "elan-sum"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class HybridEncoderConfig:
     """As many maps out as in, each hidden_dim wide; every map is half as high and wide as the one before.
 
     feedforward_dim, heads, layers: of the self-attention. expansion: width of the inner blocks relative to hidden_dim.
-    depth: bottlenecks in each of them relative to three.
-    block: "csp": `CSPLayer`, and activated convolutions between levels (RT-DETR). "elan": `ElanBlock`, and convolutions
-        without activation, those that halve a map depthwise (D-FINE).
-    fuse: "cat": maps are concatenated. "sum": they are added, and the blocks use `SplitCSPLayer` (DEIMv2).
+    blocks: bottlenecks in each of them.
+    fusion: "csp": `CSPLayer` over concatenated maps, activated convolutions between levels (RT-DETR). "elan":
+        `ElanBlock` and convolutions without activation, those that halve a map depthwise (D-FINE). "elan-sum": the same
+        with `SplitCSPLayer` and with maps added instead of concatenated (DEIMv2).
     """
 
     in_channels: tuple[int, ...]
@@ -36,10 +38,9 @@ class HybridEncoderConfig:
     feedforward_dim: int = 1024
     heads: int = 8
     layers: int = 1
-    block: Literal["csp", "elan"] = "csp"
-    fuse: Literal["cat", "sum"] = "cat"
+    fusion: Fusion
     expansion: float = 1.0
-    depth: float = 1.0
+    blocks: int = 3
     activation: Activation = "silu"
 
     def __post_init__(self) -> None:
@@ -48,8 +49,6 @@ class HybridEncoderConfig:
             raise ValueError(f"in_channels must name at least two maps, got {self.in_channels}")
         if self.hidden_dim % self.heads or self.hidden_dim % 4:
             raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of 4 and of heads {self.heads}")
-        if (self.block, self.fuse) == ("csp", "sum"):
-            raise ValueError("fuse 'sum' needs block 'elan', got 'csp'")
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -105,24 +104,23 @@ class HybridEncoder(nn.Module):
     def __init__(self, config: HybridEncoderConfig) -> None:
         super().__init__()
         dim, act = config.hidden_dim, config.activation
-        bottlenecks = round(3 * config.depth)
-        self.sum = config.fuse == "sum"
+        self.sum = config.fusion == "elan-sum"
         self.input_proj = nn.ModuleList(ConvNorm(channels, dim, 1) for channels in config.in_channels)
         self.encoder = nn.ModuleList([AIFI(dim, config.heads, config.feedforward_dim, config.layers)])
 
         def block() -> nn.Module:
-            if config.block == "csp":
-                return CSPLayer(2 * dim, dim, int(config.expansion * dim), bottlenecks, act)
+            if config.fusion == "csp":
+                return CSPLayer(2 * dim, dim, int(config.expansion * dim), config.blocks, act)
             inner = round(config.expansion * dim // 2)
-            return ElanBlock(dim if self.sum else 2 * dim, dim, inner, bottlenecks, act, split_csp=self.sum)
+            return ElanBlock(dim if self.sum else 2 * dim, dim, inner, config.blocks, act, split_csp=self.sum)
 
         def down() -> nn.Module:
-            if config.block == "csp":
+            if config.fusion == "csp":
                 return ConvNorm(dim, dim, 3, stride=2, activation=act)
             return nn.Sequential(SeparableDown(dim))
 
         steps = range(len(config.in_channels) - 1)
-        lateral: Activation = act if config.block == "csp" else "none"
+        lateral: Activation = act if config.fusion == "csp" else "none"
         self.lateral_convs = nn.ModuleList(ConvNorm(dim, dim, 1, activation=lateral) for _ in steps)
         self.fpn_blocks = nn.ModuleList(block() for _ in steps)
         self.downsample_convs = nn.ModuleList(down() for _ in steps)
