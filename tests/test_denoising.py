@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgedet import InvalidInputError
 from training.boxes import box_cxcywh_to_xyxy
-from training.models.denoising import DenoisingQueries, make_denoising_queries
+from training.models.denoising import DenoisingDraw, DenoisingQueries, make_denoising_queries
 
 CLASSES, QUERIES, DIM = 5, 7, 6
 SIZES = [3, 0, 5, 1]
@@ -29,9 +29,22 @@ def embedding() -> nn.Embedding:
     return nn.Embedding(CLASSES + 1, DIM, padding_idx=CLASSES)
 
 
-def make(targets: list[dict[str, Tensor]], embed: nn.Embedding, *, count: int = 17, **noise: float) -> DenoisingQueries:
+def make(
+    targets: list[dict[str, Tensor]],
+    embed: nn.Embedding,
+    *,
+    count: int = 17,
+    label_noise_ratio: float = 0.5,
+    box_noise_scale: float = 1.0,
+) -> DenoisingQueries:
     made = make_denoising_queries(
-        targets, num_classes=CLASSES, num_queries=QUERIES, class_embedding=embed, num_denoising=count, **noise
+        targets,
+        num_classes=CLASSES,
+        num_queries=QUERIES,
+        class_embedding=embed,
+        num_denoising=count,
+        label_noise_ratio=label_noise_ratio,
+        box_noise_scale=box_noise_scale,
     )
     assert made is not None
     return made
@@ -121,22 +134,46 @@ def test_share_of_changed_labels() -> None:
     assert not padding.any()
 
 
-def test_a_generator_makes_it_repeatable() -> None:
-    targets, embed = targets_of(SIZES), embedding()
+def test_a_part_of_a_batch_draws_what_the_whole_would() -> None:
+    targets, embed, seeds = targets_of(SIZES), embedding(), (11, 12, 13, 2**62)
 
-    def boxes(seed: int) -> Tensor:
+    def part(rows: slice, seeds: tuple[int, ...] = seeds) -> DenoisingQueries:
         made = make_denoising_queries(
-            targets,
+            targets[rows],
             num_classes=CLASSES,
             num_queries=QUERIES,
             class_embedding=embed,
-            generator=torch.Generator().manual_seed(seed),
+            draw=DenoisingDraw(fullest=FULLEST, seeds=seeds[rows]),
         )
         assert made is not None
-        return made.boxes_unact
+        return made
 
-    assert torch.equal(boxes(1), boxes(1))
-    assert not torch.equal(boxes(1), boxes(2))
+    torch.manual_seed(0)
+    whole = part(slice(None))
+    torch.manual_seed(1)
+    for rows in (slice(0, 1), slice(1, 2), slice(2, 4)):  # the second holds no object
+        made = part(rows)
+        assert torch.equal(made.boxes_unact, whole.boxes_unact[rows])
+        assert torch.equal(made.content, whole.content[rows])
+        assert torch.equal(made.attention_mask, whole.attention_mask)
+        assert (made.meta.groups, made.meta.queries) == (whole.meta.groups, whole.meta.queries)
+        for got, expected in zip(made.meta.positive, whole.meta.positive[rows], strict=True):
+            assert torch.equal(got, expected)
+    other = part(slice(None), (11, 12, 99, 2**62))
+    same = [torch.equal(got, expected) for got, expected in zip(other.boxes_unact, whole.boxes_unact, strict=True)]
+    assert same == [True, True, False, True]
+
+
+@pytest.mark.parametrize(("fullest", "seeds"), [(4, (1, 2, 3, 4)), (5, (1, 2))])
+def test_a_draw_must_be_of_the_whole_batch(fullest: int, seeds: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="expected a draw for 4 images with up to 5 objects"):
+        make_denoising_queries(
+            targets_of(SIZES),
+            num_classes=CLASSES,
+            num_queries=QUERIES,
+            class_embedding=embedding(),
+            draw=DenoisingDraw(fullest=fullest, seeds=seeds),
+        )
 
 
 def test_only_the_embedding_is_trained() -> None:

@@ -28,12 +28,12 @@ class BatchNorm2d(nn.BatchNorm2d):
         if self.training:
             self.num_batches_tracked.add_(1)
             if _processes() > 1:
-                return self._together(x, weight, bias)
+                return self._together(x, weight, bias)  # type: ignore[no-any-return]
         return F.batch_norm(
             x, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps
         )
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _together(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         mean, var, count = _statistics_of_all(x)
         with torch.no_grad():

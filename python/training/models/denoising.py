@@ -6,6 +6,7 @@ Every group holds each object twice: once slightly moved, to be restored, and on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,20 @@ from torch import Tensor, nn
 from edgedet import InvalidInputError
 from training.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from training.models.outputs import DenoisingMeta
+
+_CHANNELS = 10  # uniform numbers per query: whether its label changes, to what, four distances, four directions
+
+
+@dataclass(frozen=True)
+class DenoisingDraw:
+    """What a part of a batch needs to draw the queries that it would get in the whole one.
+
+    fullest: objects of the fullest image of the whole batch, which decides how many groups there are.
+    seeds: per image of the part, what its noise comes from, each in [0, 2**63).
+    """
+
+    fullest: int
+    seeds: tuple[int, ...]
 
 
 class DenoisingQueries(NamedTuple):
@@ -39,7 +54,7 @@ def make_denoising_queries(
     num_denoising: int = 100,
     label_noise_ratio: float = 0.5,
     box_noise_scale: float = 1.0,
-    generator: torch.Generator | None = None,
+    draw: DenoisingDraw | None = None,
 ) -> DenoisingQueries | None:
     """Make denoising queries of a batch, or None if there are no objects or `num_denoising` is 0.
 
@@ -53,10 +68,11 @@ def make_denoising_queries(
         label_noise_ratio: Twice the share of labels that are drawn anew, in [0, 1].
         box_noise_scale: How far a box's edges move: up to this many half sizes where it is to be restored, and
             between one and two times this where it is to be rejected.
-        generator: Source of the noise, on the targets' device.
+        draw: Where the noise comes from, if not from PyTorch's global generator, and how full the whole batch is, if
+            these images are a part of it.
 
     Raises:
-        InvalidInputError: An option outside its range.
+        InvalidInputError: An option outside its range, or a draw for other images than these.
     """
     if num_denoising < 0 or not 0 <= label_noise_ratio <= 1 or box_noise_scale < 0:
         raise InvalidInputError(
@@ -64,7 +80,12 @@ def make_denoising_queries(
             f"got {num_denoising}, {label_noise_ratio} and {box_noise_scale}; correct the config"
         )
     sizes = torch.tensor([target["labels"].shape[0] for target in targets])
-    fullest = int(sizes.max())
+    fullest = int(sizes.max()) if draw is None else draw.fullest
+    if draw is not None and (len(draw.seeds) != len(targets) or fullest < int(sizes.max())):
+        raise InvalidInputError(
+            f"expected a draw for {len(targets)} images with up to {int(sizes.max())} objects, "
+            f"got {len(draw.seeds)} seeds and {fullest} objects; take both from the whole batch"
+        )
     if num_denoising == 0 or fullest == 0:
         return None
     groups = max(num_denoising // fullest, 1)
@@ -80,17 +101,15 @@ def make_denoising_queries(
     boxes[image, slot] = torch.cat([target["boxes"] for target in targets]).to(device, boxes.dtype)
     labels, boxes = labels.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1)
 
-    if label_noise_ratio > 0:
-        drawn = torch.rand(labels.shape, device=device, generator=generator) < 0.5 * label_noise_ratio
-        other = torch.randint(num_classes, labels.shape, device=device, generator=generator)
-        labels = torch.where(drawn & (labels != num_classes), other, labels)
+    noise = _uniform(len(targets), total, draw, device)
+    drawn = noise[..., 0] < 0.5 * label_noise_ratio
+    other = (noise[..., 1] * num_classes).long().clamp(max=num_classes - 1)
+    labels = torch.where(drawn & (labels != num_classes), other, labels)
 
-    if box_noise_scale > 0:
-        distance = torch.rand(boxes.shape, device=device, generator=generator)
-        distance.view(-1, groups, 2, fullest, 4)[:, :, 1] += 1  # the second half of each group is to be rejected
-        sign = torch.randint(2, boxes.shape, device=device, generator=generator) * 2 - 1
-        edges = boxes[..., 2:].repeat(1, 1, 2) * (0.5 * box_noise_scale) * distance * sign
-        boxes = box_xyxy_to_cxcywh((box_cxcywh_to_xyxy(boxes) + edges).clamp(0, 1)).abs()
+    distance, sign = noise[..., 2:6], torch.where(noise[..., 6:] < 0.5, -1, 1)
+    distance.view(-1, groups, 2, fullest, 4)[:, :, 1] += 1  # the second half of each group is to be rejected
+    edges = boxes[..., 2:].repeat(1, 1, 2) * (0.5 * box_noise_scale) * distance * sign
+    boxes = box_xyxy_to_cxcywh((box_cxcywh_to_xyxy(boxes) + edges).clamp(0, 1)).abs()
 
     # Groups see themselves and the ordinary queries; ordinary queries see none of the groups, which know the answers.
     group = torch.full((total + num_queries,), -1, device=device)
@@ -105,3 +124,12 @@ def make_denoising_queries(
         attention_mask=blocked,
         meta=DenoisingMeta(positive=positive, groups=groups, queries=total),
     )
+
+
+def _uniform(images: int, queries: int, draw: DenoisingDraw | None, device: torch.device) -> Tensor:
+    """Numbers in [0, 1), (images, queries, _CHANNELS); with a draw, each image's depend on its seed alone."""
+    if draw is None:
+        return torch.rand(images, queries, _CHANNELS, device=device)
+    generator = torch.Generator()  # on the host, so that every device draws the same
+    rows = [torch.rand(queries, _CHANNELS, generator=generator.manual_seed(seed)) for seed in draw.seeds]
+    return torch.stack(rows).to(device)
