@@ -14,16 +14,19 @@ from edgedet.bundle import UNSTATED
 from edgedet.command import run_command
 from edgedet.extras import needs_extra
 from training.config import TrainConfig
+from training.data_cli import add_data_commands
 
 _OPTION_GROUPS = {
     "data": ("train_json", "val_json"),
-    "network": ("model", "weights", "size", "denoising"),
+    "network": ("model", "recipe", "weights", "backbone_weights", "size", "denoising"),
     "optimisation": (
-        "epochs", "batch", "lr", "backbone_lr", "weight_decay", "clip", "schedule", "warmup", "flat", "final_lr",
-        "ema_decay", "freeze", "freeze_norm",
+        "epochs", "batch", "lr", "backbone_lr", "backbone_norm_lr", "weight_decay", "no_decay", "clip", "schedule",
+        "warmup", "warmup_steps", "flat", "tail", "final_lr", "milestones", "ema_decay", "ema_warmup", "restart_epochs",
+        "restart_decay", "freeze", "freeze_norm", "iou_match_epochs", "compile",
     ),
     "augmentation": (
-        "flip", "vertical_flip", "photometric", "crop", "zoom_out", "mosaic", "min_box", "gentle_epochs",
+        "flip", "vertical_flip", "photometric", "channel_shuffle", "crop", "zoom_out", "zoom_limit", "mosaic", "mixup",
+        "copy_blend", "fill", "min_box", "multi_scale", "plain_epochs", "mix_epochs", "gentle_epochs",
     ),
     "machine": ("seed", "device", "precision", "threads", "workers", "cache_mb", "eval_every", "eval_batch"),
 }  # fmt: skip
@@ -69,12 +72,19 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="bundle folder to make")
     _add_foreign(export)
     export.add_argument(
-        "--categories", type=Path, metavar="JSON", help="with --model: COCO json that lists the classes"
+        "--categories", type=Path, metavar="JSON", help="for weights from elsewhere: COCO json that lists the classes"
     )
     export.add_argument("--name", help="name of the model in the bundle; the architecture's if not given")
     export.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the weights")
     export.add_argument("--data-licence", default=UNSTATED, metavar="TEXT", help="licence of the training data")
     export.set_defaults(command=_export)
+
+    recipes = commands.add_parser(
+        "recipes", help="list the detectors", description="Lists every detector with the recipe it is trained by."
+    )
+    recipes.add_argument("--recipe", choices=_field("recipe").metadata["choices"], default="published")
+    recipes.set_defaults(command=_recipes)
+    add_data_commands(commands)
     return parser
 
 
@@ -105,11 +115,14 @@ def _train(arguments: argparse.Namespace) -> int:
             )
         result = resume(arguments.resume)
     else:
-        if "freeze" in given:
-            given["freeze"] = tuple(given["freeze"])
-        result = train(TrainConfig(**given))
-    if result.interrupted:
-        return 130
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+        }
+        result = train(TrainConfig(**options))
+    if result.signal:
+        return 128 + result.signal
+    if not result.first:
+        return 0
     print(f"best AP {result.best['AP']:.4f} at step {result.best['step']:.0f}, {result.seconds:.0f} s of training")
     print(f"weights: {result.run / 'best.safetensors'}\nnext:    python -m training export {result.run} --out BUNDLE")
     return 0
@@ -139,19 +152,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from training.publish import Foreign, export_checkpoint
 
-    if (arguments.model is None) != (arguments.categories is None):
-        raise InvalidInputError("export: expected --model and --categories together, got one of them; add the other")
-    foreign = None
-    if arguments.model is not None:
-        foreign = Foreign(model=arguments.model, categories=arguments.categories, filter=arguments.filter)
     bundle = export_checkpoint(
         arguments.weights,
         arguments.out,
         name=arguments.name,
-        foreign=foreign,
+        foreign=Foreign(model=arguments.model, categories=arguments.categories, filter=arguments.filter),
         licence={"weights": arguments.licence, "data": arguments.data_licence},
     )
     print(f"bundle: {bundle}\nnext:   edgedet predict {bundle} IMAGE, or python -m calibration --help")
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    from training.recipes import recipe_table
+
+    print(recipe_table(published=arguments.recipe == "published"))
     return 0
 
 
@@ -161,14 +176,11 @@ def _field(name: str) -> Field[Any]:
 
 def _add_foreign(parser: argparse.ArgumentParser) -> None:
     """Options for weights that training did not write."""
-    parser.add_argument(
-        "--model", choices=_field("model").metadata["choices"], help="for weights from elsewhere: what they are of"
-    )
+    parser.add_argument("--model", help="for weights from elsewhere: what they are of, as `recipes` lists it")
     parser.add_argument(
         "--filter",
         choices=("bilinear", "antialias"),
-        default="bilinear",
-        help="with --model: how images are shrunk (default: bilinear)",
+        help="for weights from elsewhere: how images are shrunk (default: as their authors validate)",
     )
 
 
@@ -178,13 +190,13 @@ def _add_option(group: argparse._ActionsContainer, option: Field[Any]) -> None:
     kind = str(option.type)
     if kind == "bool":
         group.add_argument(flag, action="store_true", default=None, help=about)
-    elif kind.startswith("tuple"):
-        group.add_argument(flag, nargs="+", metavar="PREFIX", help=about)
     else:
-        choices = option.metadata["choices"]
+        choices, several = option.metadata["choices"], kind.startswith("tuple")
         parse = str if choices else next((_TYPES[name] for name in _TYPES if name in kind), str)
         default = "" if option.default is None else f" (default: {option.default})"
-        group.add_argument(flag, type=parse, choices=choices or None, help=about + default)
+        group.add_argument(
+            flag, type=parse, nargs="*" if several else None, choices=choices or None, help=about + default
+        )
 
 
 _TYPES: dict[str, type] = {"Path": Path, "int": int, "float": float}

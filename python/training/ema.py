@@ -16,11 +16,17 @@ def default_decay(total_steps: int) -> float:
     return min(0.9999, 1.0 - 20.0 / max(40, total_steps))
 
 
+def warmup_updates(wanted: int | None, total_steps: int) -> int:
+    """The warm-up of the decay: what is wanted, but at most a twentieth of the run, and that if nothing is wanted."""
+    longest = max(1, round(0.05 * total_steps))
+    return longest if wanted is None else max(1, min(wanted, longest))
+
+
 class Ema:
     """A copy of a model that follows it with `decay * (1 - exp(-updates / warmup))`.
 
-    The warm-up lets the copy follow at once while the weights still move fast. Floating-point buffers (batch-norm
-    statistics) are averaged as well; integer ones are copied.
+    `decay` may be changed on the way. The warm-up lets the copy follow at once while the weights still move fast.
+    Floating-point buffers (batch-norm statistics) are averaged as well; integer ones are copied.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: int) -> None:
@@ -29,12 +35,12 @@ class Ema:
             raise InvalidInputError(f"EMA: expected decay in [0, 1) and warmup >= 1, got {decay} and {warmup}")
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.updates = 0
-        self._decay = decay
+        self.decay = decay
         self._warmup = warmup
 
     def decay_at(self, updates: int) -> float:
         """The decay of update number `updates`, counted from 1."""
-        return self._decay * (1.0 - math.exp(-updates / self._warmup))
+        return self.decay * (1.0 - math.exp(-updates / self._warmup))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

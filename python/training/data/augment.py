@@ -1,94 +1,28 @@
-"""Augmentation as geometry plus one colour matrix: every pixel is resampled once, whatever is drawn.
+"""Augmentation as geometry plus one colour matrix: every pixel is resampled once, or twice where it is turned.
 
 A training image is a canvas of tiles. A tile shows a region of a source image at a place on the canvas, maybe
-mirrored. Cropping, zooming out and mosaics differ in the tiles only, so they share one code path. Everything random
-comes from the generator that is passed in.
+mirrored. Everything random comes from the generator that is passed in.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from edgedet import InvalidInputError, preprocess
 from edgedet.bundle import InputSpec
-
-Region = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, end exclusive
+from training.data.mosaic import draw_mosaic
+from training.data.policy import Augmentation
+from training.data.tiles import Example, Region, Source, Tile, compose
 
 _CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # least IoU that a crop must have with some box it keeps
 _CROP_TRIALS = 40
 _CROP_SIDE = (0.3, 1.0)  # of the image's side
 _CROP_ASPECT = (0.5, 2.0)
-_ZOOM_OUT = (1.0, 2.5)
-_MOSAIC_CENTRE = (0.3, 0.7)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Probabilities of each augmentation, all in [0, 1].
-
-    flip, vertical_flip: mirror left-right, top-bottom. photometric: brightness, contrast, saturation and hue.
-    crop: SSD's crop with a least IoU. zoom_out: the image shrunk on a grey canvas (only where it is not cropped).
-    mosaic: four images in one. min_box: boxes with a side below this many network pixels are dropped.
-    """
-
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    photometric: float = 0.5
-    crop: float = 0.0
-    zoom_out: float = 0.0
-    mosaic: float = 0.0
-    min_box: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raises InvalidInputError for a probability outside [0, 1] or a negative min_box."""
-        for name in ("flip", "vertical_flip", "photometric", "crop", "zoom_out", "mosaic"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInputError(f"{name}: expected a probability in [0, 1], got {getattr(self, name)}")
-        if not self.min_box >= 0.0:
-            raise InvalidInputError(f"min_box: expected pixels, 0 or more, got {self.min_box}")
-
-    def gentle(self) -> Augmentation:
-        """Only what keeps images natural: the flips. For the last epochs, and for looking at a model's raw fit."""
-        return Augmentation(flip=self.flip, vertical_flip=self.vertical_flip, photometric=0.0, min_box=self.min_box)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A decoded image and its boxes. image: (H, W, 3) uint8 RGB; boxes: (n, 4) xyxy in [0, 1]; labels: (n,) int64."""
-
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A region of a source image (pixels of it) shown at a place (pixels of the canvas)."""
-
-    region: Region
-    place: Region
-    mirrored: bool = False
-    upside_down: bool = False
-
-
-@dataclass(frozen=True)
-class Example:
-    """One network input but for its colours, which are cheaper to change for a whole batch.
-
-    image: (3, H, W) float32 RGB in [0, 1]; boxes: (n, 4) float32 cxcywh in [0, 1]; labels: (n,) int64.
-    colour: (3, 4) as `colour_matrix` gives, still to be applied to the image; None to leave it.
-    """
-
-    image: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    colour: NDArray[np.float32] | None = None
 
 
 def augment(
@@ -100,85 +34,22 @@ def augment(
     rng: Generator,
     out: NDArray[np.float32] | None = None,
 ) -> Example:
-    """Draws one training example.
+    """Draws one training example, but for mixup and copy-blend, which need the other images of the batch.
 
     others: gives another source for a mosaic, chosen with the generator passed to it.
     out: (3, H, W) float32, where the image is drawn; a new array if None.
     """
     if rng.random() < settings.mosaic:
         sources = [source, *(others(rng) for _ in range(3))]
-        places = _mosaic_places(spec, rng)
+        drawn = draw_mosaic(sources, spec=spec, settings=settings, rng=rng, out=out)
     else:
-        sources, places = [source], [(0, 0, spec.width, spec.height)]
-        if rng.random() < settings.zoom_out:
-            places = [_zoomed_place(spec, rng)]
-    zoomed = len(sources) == 1 and places[0] != (0, 0, spec.width, spec.height)
-    tiles = []
-    for each, place in zip(sources, places, strict=True):
-        height, width = each.image.shape[:2]
-        region = (0, 0, width, height)
-        if not zoomed and rng.random() < settings.crop:
-            region = iou_crop(each.boxes, width, height, rng)
-        tiles.append(
-            Tile(
-                region=region,
-                place=place,
-                mirrored=rng.random() < settings.flip,
-                upside_down=rng.random() < settings.vertical_flip,
-            )
-        )
+        tile = _tile(source, spec, settings, rng)
+        drawn = compose([source], [tile], spec=spec, min_box=settings.min_box, fill=settings.fill, out=out)
     colour = colour_matrix(rng) if rng.random() < settings.photometric else None
-    drawn = compose(sources, tiles, spec=spec, min_box=settings.min_box, out=out)
+    if settings.channel_shuffle and rng.random() < settings.channel_shuffle:
+        order = rng.permutation(3)
+        colour = np.eye(3, 4, dtype=np.float32)[order] if colour is None else colour[order]
     return replace(drawn, colour=colour)
-
-
-def compose(
-    sources: list[Source],
-    tiles: list[Tile],
-    *,
-    spec: InputSpec,
-    min_box: float = 0.0,
-    out: NDArray[np.float32] | None = None,
-) -> Example:
-    """Renders tiles onto a canvas, grey where there is none, and moves the boxes with them."""
-    canvas = np.empty((3, spec.height, spec.width), np.float32) if out is None else out
-    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (tile.place for tile in tiles)) < spec.width * spec.height:
-        canvas.fill(spec.pad_value / 255.0)
-    boxes, labels = [], []
-    for source, tile in zip(sources, tiles, strict=True):
-        _render(canvas, source.image, tile, spec)
-        moved, keep = move_boxes(source, tile, spec=spec, min_box=min_box)
-        boxes.append(moved)
-        labels.append(source.labels[keep])
-    corners = np.concatenate(boxes)
-    centred = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
-    return Example(image=canvas, boxes=centred, labels=np.concatenate(labels))
-
-
-def move_boxes(
-    source: Source, tile: Tile, *, spec: InputSpec, min_box: float
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Boxes of the source as the tile shows them.
-
-    A box stays if its centre is in the region and both sides have at least `min_box` canvas pixels left. Returns the
-    kept boxes, (k, 4) xyxy in [0, 1] of the canvas, and the mask of kept ones, (n,) bool.
-    """
-    height, width = source.image.shape[:2]
-    x0, y0, x1, y1 = tile.region
-    left, top, right, bottom = tile.place
-    boxes = source.boxes * np.asarray([width, height, width, height], np.float32)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    keep = np.all((centres >= (x0, y0)) & (centres <= (x1, y1)), axis=1)
-    # To [0, 1] of the region, mirrored there, then to the canvas.
-    scale = np.asarray([x1 - x0, y1 - y0] * 2, np.float32)
-    boxes = np.clip((boxes - np.asarray([x0, y0] * 2, np.float32)) / scale, 0.0, 1.0)
-    if tile.mirrored:
-        boxes[:, [0, 2]] = 1.0 - boxes[:, [2, 0]]
-    if tile.upside_down:
-        boxes[:, [1, 3]] = 1.0 - boxes[:, [3, 1]]
-    boxes = boxes * np.asarray([right - left, bottom - top] * 2, np.float32) + np.asarray([left, top] * 2, np.float32)
-    keep &= np.all(boxes[:, 2:] - boxes[:, :2] >= max(min_box, 1e-3), axis=1)
-    return (boxes[keep] / np.asarray([spec.width, spec.height] * 2, np.float32)).astype(np.float32), keep
 
 
 def iou_crop(boxes: NDArray[np.float32], width: int, height: int, rng: Generator) -> Region:
@@ -236,24 +107,42 @@ def colour_matrix(rng: Generator) -> NDArray[np.float32]:
     return np.concatenate([matrix, offset[:, None]], axis=1).astype(np.float32)
 
 
-def _zoomed_place(spec: InputSpec, rng: Generator) -> Region:
-    zoom = rng.uniform(*_ZOOM_OUT)
-    width, height = max(1, round(spec.width / zoom)), max(1, round(spec.height / zoom))
-    x, y = int(rng.integers(spec.width - width + 1)), int(rng.integers(spec.height - height + 1))
-    return x, y, x + width, y + height
+def _tile(source: Source, spec: InputSpec, settings: Augmentation, rng: Generator) -> Tile:
+    """Where a single image goes: the canvas of a zoom-out, of which a crop takes a part, fills the network input."""
+    height, width = source.image.shape[:2]
+    view = (0, 0, width, height)
+    boxes = source.boxes
+    if rng.random() < settings.zoom_out:
+        view = _zoomed_view(width, height, settings.zoom_limit, rng)
+        size = np.asarray([width, height] * 2, np.float32)
+        boxes = (boxes * size - np.asarray(view[:2] * 2)) / np.asarray([view[2] - view[0], view[3] - view[1]] * 2)
+    if rng.random() < settings.crop:
+        left, top = view[:2]
+        x0, y0, x1, y1 = iou_crop(boxes.astype(np.float32), view[2] - left, view[3] - top, rng)
+        view = (left + x0, top + y0, left + x1, top + y1)
+    region = (max(view[0], 0), max(view[1], 0), min(view[2], width), min(view[3], height))
+    if region[0] >= region[2] or region[1] >= region[3]:  # a crop of nothing but margin
+        view = region = (0, 0, width, height)
+    return Tile(
+        region=region,
+        place=_place_of(region, view, spec),
+        mirrored=rng.random() < settings.flip,
+        upside_down=rng.random() < settings.vertical_flip,
+    )
 
 
-def _mosaic_places(spec: InputSpec, rng: Generator) -> list[Region]:
-    x, y = int(spec.width * rng.uniform(*_MOSAIC_CENTRE)), int(spec.height * rng.uniform(*_MOSAIC_CENTRE))
-    return [(0, 0, x, y), (x, 0, spec.width, y), (0, y, x, spec.height), (x, y, spec.width, spec.height)]
+def _zoomed_view(width: int, height: int, limit: float, rng: Generator) -> Region:
+    """A canvas of up to `limit` times the image's sides around it, in pixels of the image."""
+    zoom = rng.uniform(1.0, limit)
+    wide, high = max(width, round(width * zoom)), max(height, round(height * zoom))
+    left, top = -int(rng.integers(wide - width + 1)), -int(rng.integers(high - height + 1))
+    return left, top, left + wide, top + high
 
 
-def _render(canvas: NDArray[np.float32], image: NDArray[np.uint8], tile: Tile, spec: InputSpec) -> None:
-    x0, y0, x1, y1 = tile.region
-    left, top, right, bottom = tile.place
-    patch = preprocess(image[y0:y1, x0:x1], width=right - left, height=bottom - top, filter=spec.filter)
-    if tile.mirrored:
-        patch = patch[:, :, ::-1]
-    if tile.upside_down:
-        patch = patch[:, ::-1, :]
-    canvas[:, top:bottom, left:right] = patch
+def _place_of(region: Region, view: Region, spec: InputSpec) -> Region:
+    """Where a region of the image is on the network input that shows `view`; at least a pixel."""
+    across, down = spec.width / (view[2] - view[0]), spec.height / (view[3] - view[1])
+    left = min(round((region[0] - view[0]) * across), spec.width - 1)
+    top = min(round((region[1] - view[1]) * down), spec.height - 1)
+    right, bottom = round((region[2] - view[0]) * across), round((region[3] - view[1]) * down)
+    return left, top, max(left + 1, right), max(top + 1, bottom)

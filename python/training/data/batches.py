@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,11 +15,14 @@ from torch import Tensor
 
 from edgedet import InvalidInputError, preprocess
 from edgedet.bundle import InputSpec
-from training.data.augment import Augmentation, Example, Source, augment
+from training.data.augment import augment
 from training.data.dataset import CocoDataset, Sample
+from training.data.mixing import Mix, draw_mix, mix_batch
+from training.data.policy import Augmentation, Policy
 from training.data.store import ImageStore, decode
+from training.data.tiles import Example, Source
 
-_ORDER, _DRAW, _NOISE = 0, 1, 2  # streams of random numbers that must not share seeds
+_ORDER, _DRAW, _NOISE, _MIX, _SIZE = range(5)  # streams of random numbers that must not share seeds
 _AHEAD = 2  # batches prepared in advance per run of workers
 
 Target = dict[str, Tensor]
@@ -46,6 +49,21 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What has to be drawn for a step.
+
+    indices: the images, and behind them a partner that is not among them. mixes, partners: of the images.
+    """
+
+    epoch: int
+    indices: list[int]
+    mixes: list[Mix | None]
+    partners: list[int]
+    settings: Augmentation
+    spec: InputSpec
+
+
 class TrainingBatches:
     """Shuffled, augmented batches of a dataset.
 
@@ -57,7 +75,7 @@ class TrainingBatches:
         dataset: CocoDataset,
         *,
         spec: InputSpec,
-        augmentation: Augmentation,
+        policy: Policy,
         batch: int,
         seed: int,
         workers: int = 0,
@@ -78,59 +96,60 @@ class TrainingBatches:
             )
         self._dataset = dataset
         self._spec = spec
-        self._augmentation = augmentation
+        self._policy = policy
         self._batch = batch
         self._seed = seed
         self._workers = workers
         self._rank, self._world = rank, world
-        self._store = ImageStore(dataset.samples, longest=2 * max(spec.width, spec.height), limit_bytes=cache_bytes)
+        longest = 2 * max(spec.width, spec.height)
+        self._store = ImageStore(dataset.samples, longest=longest, limit_bytes=cache_bytes)
 
     @property
     def steps(self) -> int:
         """Batches in an epoch."""
         return max(1, len(self._dataset) // self._batch)
 
+    @property
+    def most_objects(self) -> int:
+        """About the most objects that an image can have: of the fullest one, twice where images are combined."""
+        fullest = max(len(sample.labels) for sample in self._dataset.samples)
+        settings = self._policy.augmentation
+        return 2 * fullest if max(settings.mosaic, settings.mixup, settings.copy_blend) > 0 else fullest
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """The largest (height, width) of a batch."""
+        return max((self._spec.height, self._spec.width), *((size, size) for size in self._policy.sizes))
+
     def order(self, epoch: int) -> list[list[int]]:
         """Sample indices of each batch of an epoch, of all processes."""
-        rng = np.random.default_rng([self._seed, epoch, _ORDER])
+        rng = self._rng(epoch, _ORDER)
         shuffled = rng.permutation(len(self._dataset)).tolist()
         return [shuffled[step * self._batch : (step + 1) * self._batch] for step in range(self.steps)]
 
-    def example(
-        self, epoch: int, index: int, *, gentle: bool = False, out: NDArray[np.float32] | None = None
-    ) -> Example:
-        """The example that sample `index` becomes in an epoch. gentle: flips only. out: where the image is drawn."""
-        settings = self._augmentation.gentle() if gentle else self._augmentation
-        rng = np.random.default_rng([self._seed, epoch, _DRAW, index])
-        return augment(self._source(index), others=self._other, spec=self._spec, settings=settings, rng=rng, out=out)
-
-    def epoch(self, epoch: int, *, first_step: int = 0, gentle: bool = False) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
         """This process's part of the batches of an epoch, from `first_step` on."""
-        steps = [self._share(indices) for indices in self.order(epoch)[first_step:]]
+        order = self.order(epoch)
+        plans = (self._plan(epoch, step, order[step]) for step in range(first_step, len(order)))
         if self._workers == 0:
-            for indices in steps:
-                images = self._canvas(len(indices))
-                drawn = [
-                    self.example(epoch, index, gentle=gentle, out=image)
-                    for index, image in zip(indices, images.numpy(), strict=True)
-                ]
-                yield self._finished(images, drawn, self._seeds(epoch, indices))
+            for plan in plans:
+                images = _canvas(plan)
+                yield self._finished(
+                    plan, images, [self._draw(plan, row, out) for row, out in enumerate(images.numpy())]
+                )
             return
         with ThreadPoolExecutor(self._workers, thread_name_prefix="batches") as pool:
-            waiting: deque[tuple[Tensor, list[Future[Example]], tuple[int, ...]]] = deque()
+            waiting: deque[tuple[_Plan, Tensor, list[Future[Example]]]] = deque()
 
             def next_finished() -> Batch:
-                images, futures, seeds = waiting.popleft()
-                return self._finished(images, [future.result() for future in futures], seeds)
+                plan, images, futures = waiting.popleft()
+                return self._finished(plan, images, [future.result() for future in futures])
 
             try:
-                for indices in steps:
-                    images = self._canvas(len(indices))
-                    futures = [
-                        pool.submit(self.example, epoch, index, gentle=gentle, out=image)
-                        for index, image in zip(indices, images.numpy(), strict=True)
-                    ]
-                    waiting.append((images, futures, self._seeds(epoch, indices)))
+                for plan in plans:
+                    images = _canvas(plan)
+                    futures = [pool.submit(self._draw, plan, row, out) for row, out in enumerate(images.numpy())]
+                    waiting.append((plan, images, futures))
                     if len(waiting) > _AHEAD:
                         yield next_finished()
                 while waiting:
@@ -138,27 +157,59 @@ class TrainingBatches:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _share(self, indices: list[int]) -> list[int]:
-        """The consecutive part of a batch that belongs to this process."""
+    def _plan(self, epoch: int, step: int, indices: list[int]) -> _Plan:
+        """This process's part of a step: its images, and where their partners for mixing are."""
+        settings, spec = self._policy.augmentation_at(epoch), self._spec
+        if sizes := self._policy.sizes_at(epoch):
+            size = int(self._rng(epoch, _SIZE, step).choice(sizes))
+            settings = replace(settings, min_box=settings.min_box * size / spec.width)
+            spec = replace(spec, width=size, height=size)
         count = len(indices)
-        return indices[count * self._rank // self._world : count * (self._rank + 1) // self._world]
+        first, last = (count * rank // self._world for rank in (self._rank, self._rank + 1))
+        mine = indices[first:last]
+        mixes = [draw_mix(settings, self._rng(epoch, _MIX, index)) for index in mine]
+        partners = [row - 1 for row in range(len(mine))]
+        before = indices[first - 1]
+        if len(mine) == count:
+            partners[0] = count - 1
+        elif mixes[0] is not None:
+            partners[0] = len(mine)
+            mine = [*mine, before]
+        return _Plan(epoch, mine, mixes, partners, settings, spec)
 
-    def _seeds(self, epoch: int, indices: Sequence[int]) -> tuple[int, ...]:
-        entropies = (np.random.SeedSequence([self._seed, epoch, _NOISE, index]) for index in indices)
-        return tuple(int(entropy.generate_state(1, np.uint64)[0]) >> 1 for entropy in entropies)
+    def _draw(self, plan: _Plan, row: int, out: NDArray[np.float32]) -> Example:
+        """The example of a row of a step, drawn into `out`."""
+        index = plan.indices[row]
+        return augment(
+            self._source(index),
+            others=self._other,
+            spec=plan.spec,
+            settings=plan.settings,
+            rng=self._rng(plan.epoch, _DRAW, index),
+            out=out,
+        )
 
-    def _canvas(self, count: int) -> Tensor:
-        return torch.empty(count, 3, self._spec.height, self._spec.width)
-
-    def _finished(self, images: Tensor, drawn: Sequence[Example], seeds: tuple[int, ...]) -> Batch:
+    def _finished(self, plan: _Plan, images: Tensor, drawn: Sequence[Example]) -> Batch:
+        """Colours, mixes and normalises what was drawn."""
         images = recolour(images, [example.colour for example in drawn])
-        if self._spec.mean != (0.0, 0.0, 0.0) or self._spec.std != (1.0, 1.0, 1.0):
-            mean, std = (torch.tensor(value)[:, None, None] for value in (self._spec.mean, self._spec.std))
-            images = (images - mean) / std
         targets = [
             {"labels": torch.from_numpy(example.labels), "boxes": torch.from_numpy(example.boxes)} for example in drawn
         ]
-        return Batch(images=images, targets=targets, seeds=seeds)
+        targets = mix_batch(images, targets, plan.mixes, plan.partners)
+        count = len(plan.mixes)
+        images = images[:count]
+        if self._spec.mean != (0.0, 0.0, 0.0) or self._spec.std != (1.0, 1.0, 1.0):
+            mean, std = (torch.tensor(value)[:, None, None] for value in (self._spec.mean, self._spec.std))
+            images = (images - mean) / std
+        seeds = (np.random.SeedSequence([self._seed, plan.epoch, _NOISE, index]) for index in plan.indices[:count])
+        return Batch(
+            images=images,
+            targets=targets,
+            seeds=tuple(int(seed.generate_state(1, np.uint64)[0]) >> 1 for seed in seeds),
+        )
+
+    def _rng(self, epoch: int, *stream: int) -> Generator:
+        return np.random.default_rng([self._seed, epoch, *stream])
 
     def _source(self, index: int) -> Source:
         sample = self._dataset.samples[index]
@@ -166,6 +217,10 @@ class TrainingBatches:
 
     def _other(self, rng: Generator) -> Source:
         return self._source(int(rng.integers(len(self._dataset))))
+
+
+def _canvas(plan: _Plan) -> Tensor:
+    return torch.empty(len(plan.indices), 3, plan.spec.height, plan.spec.width)
 
 
 def validation_batches(
