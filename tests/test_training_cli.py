@@ -122,16 +122,30 @@ def test_published_weights_keep_their_accuracy(shared: Path, tmp_path: Path) -> 
     assert json.loads(figures.read_text())["AP"] == pytest.approx(0.256, abs=0.002)
 
 
-def test_export_of_published_weights_needs_their_classes(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_weights_become_a_bundle(shared: Path, tmp_path: Path) -> None:
+    """The model and its classes are told from the file."""
     weights = shared / "models" / "deimv2_hgnetv2_atto_coco.safetensors"
+    assert main(["export", str(weights), "--out", str(tmp_path / "bundle")]) == 0
+    spec = load_model_json(tmp_path / "bundle")
+    assert (spec["name"], spec["classes"][79], spec["category_ids"][79]) == ("atto", "toothbrush", 90)
+    assert (spec["input"]["width"], spec["input"]["filter"]) == (320, "bilinear")
+
+
+def test_export_refuses_weights_whose_classes_nobody_knows(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from training.models.detector import build
+    from training.models.zoo import detector_config
+
+    weights = tmp_path / "seven.pth"
+    torch.save({"model": build(detector_config("atto", num_classes=7)).state_dict()}, weights)
     assert main(["export", str(weights), "--out", "bundle", "--model", "atto"]) == 2
-    assert "expected --model and --categories together" in capsys.readouterr().err
-
-
-def test_export_refuses_weights_without_a_description(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = shared / "models" / "deimv2_hgnetv2_atto_coco.safetensors"
-    assert main(["export", str(weights), "--out", "bundle"]) == 2
-    assert "expected a checkpoint that training wrote" in capsys.readouterr().err
+    assert "7 classes without names; list them in a COCO json (--categories)" in capsys.readouterr().err
+    categories = ["--categories", str(data / "val" / "instances.json")]
+    assert main(["export", str(weights), "--out", "bundle", "--model", "atto", *categories]) == 2
+    assert "expected 7 classes, as the weights have" in capsys.readouterr().err
 
 
 def test_every_option_of_the_configuration_has_a_flag() -> None:

@@ -363,5 +363,5 @@ def test_broken_folders(tmp_path: Path, files: dict[str, str], message: str) -> 
 def test_a_folder_of_another_architecture(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "yolos"}))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(InvalidInputError, match="expected model_type rt_detr, .* got 'yolos'"):
+    with pytest.raises(InvalidInputError, match=r"expected model_type rt_detr, .* got 'yolos'"):
         load(None, tmp_path)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
 from edgedet.labels import COCO80
-from training.config import ModelName, TrainConfig, read_config
+from training.config import TrainConfig, read_config
 from training.data.dataset import Categories
 from training.data.formats import load_split, read_categories
 from training.evaluate import evaluate_model
@@ -22,7 +22,6 @@ from training.weights.load import Loaded, load
 from training.weights.read import read_description
 
 Filter = Literal["bilinear", "antialias"]
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ class Foreign:
     None for what the model's authors validate with.
     """
 
-    model: ModelName | None = None
+    model: str | None = None
     categories: Path | None = None
     filter: Filter | None = None
 
 
 def weights_file(path: Path) -> Path:
     """The file of a run folder's best weights, or the path itself. Raises InvalidInputError for an unfinished run."""
-    if not path.is_dir():
+    if not path.is_dir() or any(path.glob("model*.safetensors*")):  # Hugging Face's folders are read as such
         return path
     file = path / "best.safetensors"
     if not file.is_file():
@@ -74,7 +73,7 @@ def load_checkpoint(path: Path, foreign: Foreign | None = None) -> Checkpoint:
             categories = Categories(names=tuple(description["classes"]), ids=tuple(description["category_ids"]))
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"{file}: expected the description of a checkpoint, got {description}") from error
-        spec = input_spec(config.input_size[0])
+        spec = input_spec(config.input_size[0], model=config.name)
     else:
         categories = _categories(loaded, foreign.categories)
         spec = published_input(config.name, config.input_size[0])
@@ -89,10 +88,9 @@ def load_checkpoint(path: Path, foreign: Foreign | None = None) -> Checkpoint:
 
 def published_input(name: str, size: int) -> InputSpec:
     """How the authors of a published model resize and normalise an image when they validate."""
-    if name.startswith("edge-"):
-        return InputSpec(width=size, height=size, filter="antialias", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    # DEIMv2's small models are compared with their published ONNX, which is fed with OpenCV's resize.
-    return InputSpec(width=size, height=size, filter="bilinear" if name in get_args(Variant) else "antialias")
+    spec = input_spec(size, model=name)
+    # DEIMv2's are compared with their published ONNX, which is fed with OpenCV's resize.
+    return replace(spec, filter="bilinear") if name in get_args(Variant) else spec
 
 
 def _categories(loaded: Loaded, listed: Path | None) -> Categories:
@@ -116,7 +114,7 @@ def evaluate_checkpoint(
     val_json: Path | None,
     device: str,
     batch: int,
-    model: ModelName | None = None,
+    model: str | None = None,
     filter: Filter | None = None,
 ) -> dict[str, float]:
     """AP of weights on a validation split; a run's own split if neither data nor val_json is given.
@@ -130,7 +128,7 @@ def evaluate_checkpoint(
             raise InvalidInputError(f"{file}: expected a dataset to evaluate on; name its folder, or --val-json")
         config: TrainConfig = read_config(file.parent)
         data, val_json = config.data, config.val_json
-    foreign = None if model is None else Foreign(model=model, categories=val_json or data or Path(), filter=filter)
+    foreign = None if described else Foreign(model=model, categories=val_json or data or Path(), filter=filter)
     loaded = load_checkpoint(path, foreign)
     dataset = load_split(data, "val", annotations=val_json, categories=loaded.categories)
     place = device_of(device)

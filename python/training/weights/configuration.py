@@ -1,13 +1,168 @@
-"""config.json of a Hugging Face folder against the configuration of a detector here."""
+"""config.json of a Hugging Face folder against the configurations of the detectors here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from edgedet import InvalidInputError, ModelError
+from training.models.decoder import DecoderConfig
 from training.models.detector import DetectorConfig
+from training.models.dfine import DFINEVariant
+from training.models.hgnetv2 import HGNetV2Config
+from training.models.hybrid_encoder import HybridEncoderConfig
+from training.models.resnet import ResNetConfig
+from training.models.rtdetr import RTDETRVariant
+from training.models.zoo import detector_config
+from training.weights.huggingface import Family
+
+# The models of each `model_type`. Hugging Face's DEIMv2 is none of those here: it projects the encoder's output before
+# it selects queries, and makes their positions anew at every layer. Where several are alike the first is meant: D-FINE's architecture is also that of
+# DEIM and RT-DETRv4, but for the activation, and RT-DETR's that of RT-DETRv2.
+_MODELS: Mapping[Family, tuple[str, ...]] = {
+    "rt_detr": tuple(name for name in get_args(RTDETRVariant) if name.startswith("rtdetr-")),
+    "rt_detr_v2": tuple(name for name in get_args(RTDETRVariant) if name.startswith("rtdetrv2-")),
+    "d_fine": get_args(DFINEVariant),
+}
+_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# What every model here has, whatever its size. Fields that training alone reads are not compared.
+_FIXED: Mapping[str, Any] = {
+    "activation_function": "silu",
+    "batch_norm_eps": 1e-5,
+    "decoder_offset_scale": 0.5,
+    "encoder_activation_function": "gelu",
+    "layer_norm_eps": 1e-5,
+    "layer_scale": 1,
+    "learn_initial_query": False,
+    "lqe_hidden_dim": 64,
+    "lqe_layers": 2,
+    "normalize_before": False,
+    "positional_encoding_temperature": 10000,
+    "top_prob_values": 4,
+    "with_box_refine": True,
+}
 
 
 def check_configuration(ours: DetectorConfig, config: Mapping[str, Any], folder: Path) -> None:
-    """Raises ModelError naming the first field of config.json that says otherwise than the detector's configuration."""
+    """Raises ModelError naming the fields of config.json that say otherwise than the detector's configuration."""
+    _refuse_port(config, folder)
+    found = list(_differences(ours, config))
+    if found:
+        raise ModelError(
+            f"{folder}: expected the configuration of {ours.name} in config.json, got {'; '.join(found[:4])}"
+            f"{f' and {len(found) - 4} more fields' if len(found) > 4 else ''}; "
+            "choose the model it is of (--model), if it is one of those known here"
+        )
+
+
+def matching_model(config: Mapping[str, Any], family: Family, folder: Path) -> str:
+    """The name of the model whose configuration a config.json agrees with.
+
+    Raises InvalidInputError naming the fields of the nearest one that have no counterpart.
+    """
+    _refuse_port(config, folder)
+    differing = {name: list(_differences(detector_config(name), config)) for name in _MODELS[family]}
+    nearest = min(differing, key=lambda name: len(differing[name]))
+    if differing[nearest]:
+        raise InvalidInputError(
+            f"{folder}: expected the configuration of a known model in config.json, got one nearest to {nearest} but "
+            f"with {'; '.join(differing[nearest][:4])}; only the published sizes are known here"
+        )
+    return nearest
+
+
+def _refuse_port(config: Mapping[str, Any], folder: Path) -> None:
+    if config.get("model_type") == "deimv2":
+        raise InvalidInputError(
+            f"{folder}: expected a network that computes what its paper's code computes, got Hugging Face's DEIMv2, "
+            "which projects the encoder's output before it selects queries; load the weights its authors publish "
+            "(safetensors), or take this folder's backbone alone"
+        )
+
+
+def _differences(ours: DetectorConfig, config: Mapping[str, Any]) -> Iterator[str]:
+    backbone = config.get("backbone_config")
+    pairs = [(name, value, config) for name, value in _fields(ours).items()]
+    if isinstance(backbone, Mapping):
+        pairs += [(name, value, backbone) for name, value in _backbone_fields(ours).items()]
+    for name, value, stated in pairs:
+        if name not in stated:
+            continue
+        got = stated[name]
+        if _plain(got) != _plain(value):
+            where = "" if stated is config else "backbone_config."
+            yield f"{where}{name} = {got} where {ours.name} has {_plain(value)}"
+
+
+def _fields(ours: DetectorConfig) -> dict[str, Any]:
+    """What config.json must say of encoder and decoder, as far as it says it."""
+    encoder, decoder = ours.encoder, ours.decoder
+    if not isinstance(decoder, DecoderConfig):
+        return {"model_type": None}
+    fields = {
+        **_FIXED,
+        "d_model": decoder.hidden_dim,
+        "decoder_activation_function": decoder.activation,
+        "decoder_attention_heads": decoder.heads,
+        "decoder_ffn_dim": decoder.feedforward_dim,
+        "decoder_layers": decoder.num_layers,
+        "decoder_method": "discrete" if decoder.sampling == "discrete" else "default",
+        "decoder_n_points": decoder.points,
+        "encoder_hidden_dim": encoder.hidden_dim,
+        "encoder_in_channels": encoder.in_channels,
+        "feat_strides": decoder.strides,
+        "num_feature_levels": len(decoder.strides),
+        "num_queries": decoder.num_queries,
+    }
+    if decoder.refinement == "distribution":
+        fields |= {"max_num_bins": decoder.reg_max, "reg_scale": decoder.reg_scale, "up": decoder.up}
+        fields["eval_idx"] = -1 if decoder.eval_layers is None else decoder.eval_layers - 1
+    if isinstance(encoder, HybridEncoderConfig):
+        fields |= {
+            "encode_proj_layers": (len(encoder.in_channels) - 1,),
+            "encoder_attention_heads": encoder.heads,
+            "encoder_ffn_dim": encoder.feedforward_dim,
+            "encoder_layers": encoder.layers,
+            "hidden_expansion": encoder.expansion,
+        }
+    return fields
+
+
+def _backbone_fields(ours: DetectorConfig) -> dict[str, Any]:
+    backbone = ours.backbone
+    if isinstance(backbone, ResNetConfig):
+        widths = (64, 128, 256, 512) if backbone.depth < 50 else (256, 512, 1024, 2048)
+        return {
+            "model_type": "rt_detr_resnet",
+            "depths": _DEPTHS[backbone.depth],
+            "downsample_in_bottleneck": False,
+            "downsample_in_first_stage": False,
+            "embedding_size": 64,
+            "hidden_act": "relu",
+            "hidden_sizes": widths,
+            "layer_type": "basic" if backbone.depth < 50 else "bottleneck",
+        }
+    assert isinstance(backbone, HGNetV2Config)
+    stages = backbone.stages
+    return {
+        "model_type": "hgnet_v2",
+        "hidden_act": "relu",
+        "stage_downsample": [stage.downsample for stage in stages],
+        "stage_in_channels": [stage.in_channels for stage in stages],
+        "stage_kernel_size": [stage.kernel for stage in stages],
+        "stage_light_block": [stage.light for stage in stages],
+        "stage_mid_channels": [stage.mid_channels for stage in stages],
+        "stage_num_blocks": [stage.blocks for stage in stages],
+        "stage_numb_of_layers": [stage.layers for stage in stages],
+        "stage_out_channels": [stage.out_channels for stage in stages],
+        "stem_channels": backbone.stem,
+        "use_learnable_affine_block": backbone.use_lab,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, and one number for a list of equal ones, as some fields are written either way."""
+    if isinstance(value, list | tuple):
+        return list(value) if len(set(map(str, value))) > 1 else _plain(value[0]) if value else []
+    return value

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgedet import InvalidInputError
 from edgedet.labels import COCO80
-from training.weights.huggingface import FAMILIES, class_names, map_names
+from training.weights.huggingface import FAMILIES, Family, class_names, map_names
 from training.weights.names import backbone_names, official_names
 from training.weights.read import Stored, read_weights
 
@@ -26,7 +26,7 @@ class Contents:
     """The tensors of a file by our names; several by one name where the file repeats tied ones.
 
     origin: what wrote it, for people. dropped: tensors left out because only training needs them. classes: their names
-    by label, or None if unknown. description: of our own files. config: config.json of a Hugging Face folder.
+    by label, or None if unknown. description: of our own files. family, config: of a Hugging Face folder.
     """
 
     path: Path
@@ -35,6 +35,7 @@ class Contents:
     dropped: int = 0
     classes: tuple[str, ...] | None = None
     description: Mapping[str, Any] | None = None
+    family: Family | None = None
     config: Mapping[str, Any] | None = None
 
     @property
@@ -76,7 +77,12 @@ def _hugging_face(stored: Stored, config: Mapping[str, Any]) -> Contents:
         )
     tensors = {name: (tensor,) for name, tensor in map_names(stored.tensors, family).items()}
     return Contents(
-        stored.path, tensors, f"Hugging Face {family}", classes=class_names(stored.path, config), config=config
+        stored.path,
+        tensors,
+        f"Hugging Face {family}",
+        classes=class_names(stored.path, config),
+        family=family,
+        config=config,
     )
 
 

@@ -58,6 +58,7 @@ _COMMON: Rules = (
     (r"^(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norm2."),
     (r"^(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
     (r"^(decoder\.layers\.\d+)\.encoder_attn\.", r"\1.cross_attn."),
+    (r"\.n_points_scale$", ".num_points_scale"),
 )
 _ELAN: Rules = (
     (r"^(encoder\.downsample_convs\.\d+)\.conv(\d)\.", r"\1.0.cv\2."),

@@ -16,7 +16,7 @@ from training.data.dataset import CocoDataset
 from training.models.detector import Detector, build
 from training.models.zoo import MODELS, detector_config
 from training.weights.class_transfer import ClassSource, choose_sources, copy_classes
-from training.weights.configuration import check_configuration
+from training.weights.configuration import check_configuration, matching_model
 from training.weights.contents import CLASS_TENSORS, Contents, read_contents
 from training.weights.fit import SIZE_TENSORS, checked, fit, tensors_of
 from training.weights.identify import candidates
@@ -94,11 +94,8 @@ def load(model: Detector | str | None, path: Path) -> Loaded:
                 "start a training from it instead"
             )
         size = (contents.description or {}).get("size")
-        model = build(
-            detector_config(
-                name, num_classes=contents.num_classes, input_size=None if size is None else (int(size), int(size))
-            )
-        )
+        input_size = None if size is None else (int(size), int(size))
+        model = build(detector_config(name, num_classes=contents.num_classes, input_size=input_size))
     return Loaded(model, _fit(model, contents), contents.classes, contents.description)
 
 
@@ -182,6 +179,8 @@ def _fit(model: Detector, contents: Contents, *, fresh: frozenset[str] = frozens
 def _name(contents: Contents) -> str:
     if contents.description is not None and contents.description.get("model") in MODELS:
         return str(contents.description["model"])
+    if contents.config is not None and contents.family is not None:
+        return matching_model(contents.config, contents.family, contents.path)
     names, share = candidates(contents)
     if share < 1 or len(names) > 1:
         raise InvalidInputError(

@@ -27,7 +27,7 @@ _OFFICIAL: Rules = (
     (r"^encoder\.bi_fusion\.cv\.", "encoder.bi_fusion."),
 )
 
-# ResNets as torchvision names them; the RT-DETR-KD study calls the stem's two layers 0 and 1.
+# ResNets as torchvision names them; the RT-DETR-KD study calls the two layers of the stem 0 and 1.
 _TORCHVISION: Rules = (
     (r"^backbone\.(conv1|stem\.0)\.", "backbone.conv1.conv1_1.conv."),
     (r"^backbone\.(bn1|stem\.1)\.", "backbone.conv1.conv1_1.norm."),
@@ -36,6 +36,15 @@ _TORCHVISION: Rules = (
     *((rf"^(backbone\.res_layers\..*)\.bn{i + 1}\.", rf"\1.branch2{'abc'[i]}.norm.") for i in range(3)),
     (r"^(backbone\.res_layers\..*)\.downsample\.0\.", r"\1.short.conv."),
     (r"^(backbone\.res_layers\..*)\.downsample\.1\.", r"\1.short.norm."),
+)
+
+# The RT-DETR-KD study's networks.
+_EDGE: Rules = (
+    *_TORCHVISION,
+    (r"^(encoder\..*)\.bn\.", r"\1.norm."),
+    (r"(layers\.\d+)\.ff\.0\.", r"\1.linear1."),
+    (r"(layers\.\d+)\.ff\.3\.", r"\1.linear2."),
+    *((rf"^decoder\.bbox_head\.net\.{2 * i}\.", f"decoder.bbox_head.layers.{i}.") for i in range(3)),
 )
 
 # What only training needs: RT-DETRv4's projection to the teacher's features, and the teacher itself.
@@ -56,7 +65,7 @@ def official_names(state: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor,
 
     Several tensors come by one name where a file repeats tied ones.
     """
-    rules = (*_OFFICIAL, *_TORCHVISION) if any(name.startswith("backbone.layer1.") for name in state) else _OFFICIAL
+    rules = _EDGE if any(name.startswith("encoder.fusion_c4.") for name in state) else _OFFICIAL
     renamed: dict[str, tuple[Tensor, ...]] = {}
     dropped = 0
     for name, tensor in state.items():
@@ -72,5 +81,5 @@ def backbone_names(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """The tensors of an ImageNet backbone by our names, without its classifier; None if this is no backbone's file."""
     if not any(map(_BACKBONES.match, state)):
         return None
-    rules = (*_OFFICIAL, *_TORCHVISION) if "bn1.weight" in state else _OFFICIAL
+    rules = _TORCHVISION if "bn1.weight" in state else _OFFICIAL
     return {rename(f"backbone.{name}", rules): tensor for name, tensor in state.items() if not _CLASSIFIER.match(name)}

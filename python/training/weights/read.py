@@ -41,8 +41,7 @@ _ARRAYS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint8", "uint32", "uint64", "float32", "float64")),
 ]
-for _name in ("_reconstruct", "scalar"):
-    _function = getattr(np._core.multiarray, _name)
+for _function, _name in ((np.zeros(1).__reduce__()[0], "_reconstruct"), (np.float64(1).__reduce__()[0], "scalar")):
     _ARRAYS += [(_function, f"numpy.{core}.multiarray.{_name}") for core in ("core", "_core")]
 
 
