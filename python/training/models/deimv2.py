@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 from training.models.decoder import DecoderConfig
 from training.models.detector import DetectorConfig
-from training.models.hgnetv2 import HGNetV2Config, StageConfig
+from training.models.hgnetv2 import HGNetV2Config, StageConfig, hgnetv2_config
+from training.models.hybrid_encoder import HybridEncoderConfig
 from training.models.lite_encoder import LiteEncoderConfig
 
-Variant = Literal["atto", "femto", "pico"]
+Variant = Literal["atto", "femto", "pico", "deimv2-n"]
 
 
 def deimv2_config(
@@ -18,6 +19,8 @@ def deimv2_config(
     """The published configuration of a variant, for any number of classes and any (height, width)."""
     if variant not in get_args(Variant):
         raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
+    if variant == "deimv2-n":
+        return _n_config(num_classes, input_size or (640, 640))
     dim, feedforward, queries, size = {
         "atto": (64, 160, 100, 320),
         "femto": (96, 256, 150, 416),
@@ -50,5 +53,31 @@ def deimv2_config(
         encoder=LiteEncoderConfig(in_channels=(last.out_channels,), hidden_dim=dim),
         decoder=DecoderConfig(
             num_classes=num_classes, hidden_dim=dim, feedforward_dim=feedforward, num_queries=queries
+        ),
+    )
+
+
+def _n_config(num_classes: int, input_size: tuple[int, int]) -> DetectorConfig:
+    backbone = hgnetv2_config("b0", return_stages=(2, 3), use_lab=True)
+    return DetectorConfig(
+        name="deimv2-n",
+        input_size=input_size,
+        backbone=backbone,
+        encoder=HybridEncoderConfig(
+            in_channels=backbone.out_channels,
+            hidden_dim=128,
+            feedforward_dim=512,
+            fusion="elan-sum",
+            expansion=0.34,
+            blocks=2,
+        ),
+        decoder=DecoderConfig(
+            num_classes=num_classes,
+            hidden_dim=128,
+            feedforward_dim=512,
+            num_queries=300,
+            points=(6, 6),
+            gateway=True,
+            share_bbox_head=False,
         ),
     )

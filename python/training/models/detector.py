@@ -8,11 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from training.models.decoder import DecoderConfig, build_decoder
+from training.models.decoder import Decoder, DecoderConfig, build_decoder
 from training.models.denoising import DenoisingDraw
+from training.models.edge_decoder import EdgeDecoder, EdgeDecoderConfig
+from training.models.edge_encoder import EdgeEncoder, EdgeEncoderConfig
 from training.models.hgnetv2 import HGNetV2, HGNetV2Config
+from training.models.hybrid_encoder import HybridEncoder, HybridEncoderConfig
 from training.models.lite_encoder import LiteEncoder, LiteEncoderConfig
 from training.models.outputs import DetectorOutput
+from training.models.resnet import ResNet, ResNetConfig
+
+BackboneConfig = HGNetV2Config | ResNetConfig
+EncoderConfig = LiteEncoderConfig | HybridEncoderConfig | EdgeEncoderConfig
+AnyDecoderConfig = DecoderConfig | EdgeDecoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +29,9 @@ class DetectorConfig:
 
     name: str
     input_size: tuple[int, int]
-    backbone: HGNetV2Config
-    encoder: LiteEncoderConfig
-    decoder: DecoderConfig
+    backbone: BackboneConfig
+    encoder: EncoderConfig
+    decoder: AnyDecoderConfig
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""
@@ -34,6 +42,8 @@ class DetectorConfig:
             raise ValueError(f"the encoder takes {self.encoder.in_channels}, got {self.backbone.out_channels}")
         if self.encoder.hidden_dim != self.decoder.map_channels:
             raise ValueError(f"the decoder takes {self.decoder.map_channels}, got {self.encoder.hidden_dim}")
+        if not isinstance(self.decoder, DecoderConfig):
+            return
         cells = sum((self.input_size[0] // s) * (self.input_size[1] // s) for s in self.decoder.strides)
         if cells < self.decoder.num_queries:
             raise ValueError(
@@ -51,9 +61,9 @@ class Detector(nn.Module):
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = HGNetV2(config.backbone)
-        self.encoder = LiteEncoder(config.encoder)
-        self.decoder = build_decoder(config.decoder, config.input_size)
+        self.backbone = _backbone(config.backbone)
+        self.encoder = _encoder(config.encoder)
+        self.decoder = _decoder(config.decoder, config.input_size)
 
     def forward(
         self,
@@ -78,3 +88,17 @@ class Detector(nn.Module):
 def build(config: DetectorConfig) -> Detector:
     """A new detector with fresh weights."""
     return Detector(config)
+
+
+def _backbone(config: BackboneConfig) -> HGNetV2 | ResNet:
+    return ResNet(config) if isinstance(config, ResNetConfig) else HGNetV2(config)
+
+
+def _encoder(config: EncoderConfig) -> LiteEncoder | HybridEncoder | EdgeEncoder:
+    if isinstance(config, HybridEncoderConfig):
+        return HybridEncoder(config)
+    return LiteEncoder(config) if isinstance(config, LiteEncoderConfig) else EdgeEncoder(config)
+
+
+def _decoder(config: AnyDecoderConfig, input_size: tuple[int, int]) -> Decoder | EdgeDecoder:
+    return EdgeDecoder(config) if isinstance(config, EdgeDecoderConfig) else build_decoder(config, input_size)
