@@ -119,7 +119,7 @@ class TrainingBatches:
     @property
     def largest_size(self) -> tuple[int, int]:
         """The largest (height, width) of a batch."""
-        return max((self._spec.height, self._spec.width), *((size, size) for size in self._policy.sizes))
+        return max([(self._spec.height, self._spec.width), *((size, size) for size in self._policy.sizes)])
 
     def order(self, epoch: int) -> list[list[int]]:
         """Sample indices of each batch of an epoch, of all processes."""

@@ -1,0 +1,134 @@
+"""Batches as a whole: the same images whoever draws them, at the size of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from training_data import make_dataset
+
+from edgedet import InvalidInputError
+from training.data.batches import Batch, TrainingBatches
+from training.data.dataset import CocoDataset
+from training.data.formats import load_splits
+from training.data.policy import Augmentation, Policy
+from training.recipes import input_spec
+
+STRONG = Augmentation(crop=0.5, zoom_out=0.5, mosaic=0.4, mixup=0.6, copy_blend=0.8, channel_shuffle=0.5)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    return load_splits(make_dataset(tmp_path_factory.mktemp("data")), None, None)[0]
+
+
+def make(dataset: CocoDataset, policy: Policy, **options: int) -> TrainingBatches:
+    return TrainingBatches(
+        dataset, spec=input_spec(64), policy=policy, **{"batch": 6, "seed": 0, "cache_bytes": 1 << 22, **options}
+    )
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(
+        images=torch.cat([part.images for part in parts]),
+        targets=[target for part in parts for target in part.targets],
+        seeds=tuple(seed for part in parts for seed in part.seeds),
+    )
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return (
+        torch.equal(first.images, second.images)
+        and first.seeds == second.seeds
+        and all(
+            torch.equal(a[name], b[name])
+            for a, b in zip(first.targets, second.targets, strict=True)
+            for name in ("labels", "boxes")
+        )
+    )
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_draw_the_parts_of_one_batch(dataset: CocoDataset, world: int) -> None:
+    policy = Policy(STRONG, sizes=(64, 96))
+    mixed = 0
+    for epoch in range(6):
+        whole = next(make(dataset, policy).epoch(epoch))
+        parts = [
+            next(make(dataset, policy, rank=rank, world=world, workers=rank).epoch(epoch)) for rank in range(world)
+        ]
+        assert {len(part.targets) for part in parts} == {6 // world}
+        assert same(joined(parts), whole)
+        mixed += sum(len(target["labels"]) > 2 for target in whole.targets)
+    assert mixed > 6  # partners were blended in, also from other processes
+
+
+def test_a_step_has_one_size_and_a_resumed_epoch_the_same_ones(dataset: CocoDataset) -> None:
+    policy = Policy(Augmentation(), stop=4, sizes=(64, 96, 128))
+    batches = make(dataset, policy, batch=2)
+    sizes = [tuple(batch.images.shape[-2:]) for epoch in range(4) for batch in batches.epoch(epoch)]
+    assert {(64, 64), (96, 96), (128, 128)} == set(sizes)
+    assert [batch.images.shape for batch in batches.epoch(4)] == [(2, 3, 64, 64)] * 3
+    later = next(make(dataset, policy, batch=2).epoch(1, first_step=2))
+    assert same(later, list(batches.epoch(1))[2])
+    assert batches.largest_size == (128, 128)
+    assert make(dataset, Policy(Augmentation())).largest_size == (64, 64)
+
+
+def test_least_box_size_grows_with_the_input(dataset: CocoDataset) -> None:
+    def boxes(sizes: tuple[int, ...]) -> int:
+        policy = Policy(Augmentation(flip=0.0, photometric=0.0, min_box=16.0), sizes=sizes)
+        return sum(len(target["labels"]) for target in next(make(dataset, policy).epoch(0)).targets)
+
+    assert boxes((64,)) == boxes((128,)) > 0
+
+
+def test_seeds_are_of_the_image_and_the_epoch(dataset: CocoDataset) -> None:
+    batches = make(dataset, Policy(Augmentation()), batch=2)
+    of_epochs = [[seed for batch in batches.epoch(epoch) for seed in batch.seeds] for epoch in (0, 1)]
+    assert len({*of_epochs[0], *of_epochs[1]}) == 12
+    assert all(0 <= seed < 2**63 for seed in of_epochs[0])
+    order = [index for indices in batches.order(0) for index in indices]
+    other = make(dataset, Policy(Augmentation()), batch=3)
+    again = [seed for batch in other.epoch(0) for seed in batch.seeds]
+    assert dict(zip(order, of_epochs[0], strict=True)) == dict(
+        zip([index for indices in other.order(0) for index in indices], again, strict=True)
+    )
+
+
+def test_epochs_follow_the_policy(dataset: CocoDataset) -> None:
+    def images(policy: Policy, epoch: int) -> torch.Tensor:
+        return next(make(dataset, policy).epoch(epoch)).images
+
+    policy = Policy(STRONG, start=1, mix_stop=2, stop=3)
+    gentle, unmixed = Policy(STRONG.gentle()), Policy(Augmentation(crop=0.5, zoom_out=0.5, channel_shuffle=0.5))
+    assert torch.equal(images(policy, 0), images(gentle, 0))
+    assert not torch.equal(images(policy, 1), images(unmixed, 1))
+    assert torch.equal(images(policy, 2), images(unmixed, 2))
+    assert torch.equal(images(policy, 3), images(gentle, 3))
+
+
+def test_edge_input_is_normalised(dataset: CocoDataset) -> None:
+    def images(model: str) -> torch.Tensor:
+        spec = input_spec(64, model=model)
+        batches = TrainingBatches(dataset, spec=spec, policy=Policy(Augmentation(mixup=0.5)), batch=6, seed=0)
+        return next(batches.epoch(0)).images
+
+    mean, std = (
+        np.asarray(value, np.float32)[:, None, None] for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    np.testing.assert_allclose(images("edge-r18"), (images("atto").numpy() - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"batch": 5, "world": 2}, {"rank": 2, "world": 2}, {"batch": 14, "world": 7}])
+def test_a_batch_that_cannot_be_shared_is_refused(dataset: CocoDataset, options: dict[str, int]) -> None:
+    with pytest.raises(InvalidInputError, match="batch: expected a multiple of the"):
+        make(dataset, Policy(Augmentation()), **options)
+
+
+def test_batches_are_prepared_ahead_only_while_they_are_wanted(dataset: CocoDataset) -> None:
+    batches: Iterator[Batch] = make(dataset, Policy(STRONG), batch=2, workers=2).epoch(0)
+    next(batches)
+    assert len(list(batches)) == 2
