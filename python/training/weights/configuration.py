@@ -17,13 +17,12 @@ from training.models.rtdetr import RTDETRVariant
 from training.models.zoo import detector_config
 from training.weights.huggingface import Family
 
-# The models of each `model_type`. Hugging Face's DEIMv2 is none of those here: it projects the encoder's output before
-# it selects queries, and makes their positions anew at every layer. Where several are alike the first is meant: D-FINE's architecture is also that of
-# DEIM and RT-DETRv4, but for the activation, and RT-DETR's that of RT-DETRv2.
-_MODELS: Mapping[Family, tuple[str, ...]] = {
+# The models of each `model_type`. DEIM and RT-DETRv4 are no D-FINE there: its heads always have ReLU. Its DEIMv2 is
+# none of those here: it projects the encoder's output to select queries, and makes positions anew at every layer.
+_MODELS: Mapping[str | None, tuple[str, ...]] = {
     "rt_detr": tuple(name for name in get_args(RTDETRVariant) if name.startswith("rtdetr-")),
     "rt_detr_v2": tuple(name for name in get_args(RTDETRVariant) if name.startswith("rtdetrv2-")),
-    "d_fine": get_args(DFINEVariant),
+    "d_fine": tuple(name for name in get_args(DFINEVariant) if name.startswith("dfine-")),
 }
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 # What every model here has, whatever its size. Fields that training alone reads are not compared.
@@ -47,6 +46,10 @@ _FIXED: Mapping[str, Any] = {
 def check_configuration(ours: DetectorConfig, config: Mapping[str, Any], folder: Path) -> None:
     """Raises ModelError naming the fields of config.json that say otherwise than the detector's configuration."""
     _refuse_port(config, folder)
+    family = config.get("model_type")
+    if ours.name not in _MODELS.get(family, ()):
+        known = ", ".join(_MODELS.get(family, ()))
+        raise ModelError(f"{folder}: expected weights of {ours.name}, got {family}; choose one of {known} (--model)")
     found = list(_differences(ours, config))
     if found:
         raise ModelError(
