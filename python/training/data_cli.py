@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from training.data.download import BASE_URL
 
 
 def add_data_commands(commands: argparse._SubParsersAction[Any]) -> None:
@@ -27,6 +30,19 @@ def add_data_commands(commands: argparse._SubParsersAction[Any]) -> None:
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file")
     check.set_defaults(command=_check)
 
+    coco = actions.add_parser(
+        "coco2017",
+        help="download COCO 2017",
+        description="Downloads, verifies and unpacks COCO 2017: 20 GB, and 20 GB more while it is unpacked. An "
+        "interrupted download is continued by the same command.",
+    )
+    coco.add_argument("--root", type=Path, required=True, metavar="DIR", help="dataset folder to make")
+    coco.add_argument(
+        "--splits", nargs="+", choices=("train", "val"), default=("train", "val"), help="what to fetch (default: both)"
+    )
+    coco.add_argument("--base-url", default=BASE_URL, help=f"a mirror with the same paths (default: {BASE_URL})")
+    coco.set_defaults(command=_coco2017)
+
 
 def _check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
@@ -38,8 +54,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
     if arguments.size < 1:
         raise InvalidInputError(f"--size: expected 1 or more pixels, got {arguments.size}")
-    with _progress("decoding images") as on_image:
-        report, datasets = check_dataset(arguments.path, size=arguments.size, on_image=on_image)
+    with _progress() as tell:
+        report, datasets = check_dataset(
+            arguments.path, size=arguments.size, on_image=lambda done, total: tell("decoding images", done, total)
+        )
     console = Console(highlight=False, soft_wrap=True)
     for text, style in report_lines(report):
         console.print(text, style=style or None, markup=False)
@@ -53,13 +71,34 @@ def _check(arguments: argparse.Namespace) -> int:
     return 1 if report.count("error") else 0
 
 
+def _coco2017(arguments: argparse.Namespace) -> int:
+    from training.data.download import download_coco2017
+
+    with _progress() as tell:
+        download_coco2017(arguments.root, splits=arguments.splits, base_url=arguments.base_url, on_bytes=tell)
+    print(f"dataset: {arguments.root}\nnext:    python -m training data check {arguments.root}")
+    return 0
+
+
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, if that is a terminal, that is told (done, all)."""
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Something to be told (step, done, all): a bar on stderr if that is a terminal, else a line for each tenth."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     console = Console(stderr=True)
+    tasks: dict[str, TaskID] = {}
+    tenths: dict[str, int] = {}
+
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def tell(step: str, done: int, total: int) -> None:
+            if console.is_terminal:
+                if step not in tasks:
+                    tasks[step] = bar.add_task(step)
+                bar.update(tasks[step], completed=done, total=total)
+            elif (tenth := 10 * done // max(total, 1)) != tenths.get(step, 0):
+                tenths[step] = tenth
+                print(f"{step}: {10 * tenth} %", file=sys.stderr, flush=True)
+
+        yield tell
