@@ -73,8 +73,6 @@ def test_a_step_has_one_size_and_a_resumed_epoch_the_same_ones(dataset: CocoData
     assert [batch.images.shape for batch in batches.epoch(4)] == [(2, 3, 64, 64)] * 3
     later = next(make(dataset, policy, batch=2).epoch(1, first_step=2))
     assert same(later, list(batches.epoch(1))[2])
-    assert batches.largest_size == (128, 128)
-    assert make(dataset, Policy(Augmentation())).largest_size == (64, 64)
 
 
 def test_least_box_size_grows_with_the_input(dataset: CocoDataset) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
@@ -45,11 +44,11 @@ def augment(
     else:
         tile = _tile(source, spec, settings, rng)
         drawn = compose([source], [tile], spec=spec, min_box=settings.min_box, fill=settings.fill, out=out)
-    colour = colour_matrix(rng) if rng.random() < settings.photometric else None
+    if rng.random() < settings.photometric:
+        recolour(drawn.image, colour_matrix(rng))
     if settings.channel_shuffle and rng.random() < settings.channel_shuffle:
-        order = rng.permutation(3)
-        colour = np.eye(3, 4, dtype=np.float32)[order] if colour is None else colour[order]
-    return replace(drawn, colour=colour)
+        drawn.image[:] = drawn.image[rng.permutation(3)]
+    return drawn
 
 
 def iou_crop(boxes: NDArray[np.float32], width: int, height: int, rng: Generator) -> Region:
@@ -65,20 +64,22 @@ def iou_crop(boxes: NDArray[np.float32], width: int, height: int, rng: Generator
     pixels = boxes * np.asarray([width, height, width, height], np.float32)
     centres = (pixels[:, :2] + pixels[:, 2:]) / 2
     areas = np.prod(pixels[:, 2:] - pixels[:, :2], axis=1)
-    for _ in range(_CROP_TRIALS):
-        w, h = int(width * rng.uniform(*_CROP_SIDE)), int(height * rng.uniform(*_CROP_SIDE))
-        if w < 1 or h < 1 or not _CROP_ASPECT[0] <= w / h <= _CROP_ASPECT[1]:
-            continue
-        x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-        inside = np.all((centres > (x, y)) & (centres < (x + w, y + h)), axis=1)
-        if not inside.any():
-            continue
-        shared = np.clip(np.minimum(pixels[:, 2:], (x + w, y + h)) - np.maximum(pixels[:, :2], (x, y)), 0.0, None)
-        overlap = np.prod(shared, axis=1)
-        iou = overlap / (areas + w * h - overlap)
-        if iou[inside].max() >= _CROP_OVERLAPS[choice]:
-            return x, y, x + w, y + h
-    return whole
+    # All trials at once: (trials, 2) sides and corners, (trials, n) overlaps.
+    size = np.asarray([width, height])
+    sides = (size * rng.uniform(*_CROP_SIDE, (_CROP_TRIALS, 2))).astype(np.int64).clip(1)
+    corners = rng.integers(size - sides + 1)
+    ends = corners + sides
+    inside = np.all((centres > corners[:, None]) & (centres < ends[:, None]), axis=2)
+    shared = np.minimum(pixels[:, 2:], ends[:, None]) - np.maximum(pixels[:, :2], corners[:, None])
+    overlap = np.prod(np.clip(shared, 0.0, None), axis=2)
+    iou = overlap / (areas + np.prod(sides, axis=1)[:, None] - overlap)
+    aspect = sides[:, 0] / sides[:, 1]
+    fits = (aspect >= _CROP_ASPECT[0]) & (aspect <= _CROP_ASPECT[1])
+    fits &= np.max(iou, axis=1, where=inside, initial=-1.0) >= _CROP_OVERLAPS[choice]
+    if not fits.any():
+        return whole
+    (x0, y0), (x1, y1) = corners[fits.argmax()].tolist(), ends[fits.argmax()].tolist()
+    return x0, y0, x1, y1
 
 
 def colour_matrix(rng: Generator) -> NDArray[np.float32]:
@@ -105,6 +106,14 @@ def colour_matrix(rng: Generator) -> NDArray[np.float32]:
         step = np.linalg.inv(to_yiq) @ turn @ to_yiq
         matrix, offset = step @ matrix, step @ offset
     return np.concatenate([matrix, offset[:, None]], axis=1).astype(np.float32)
+
+
+def recolour(image: NDArray[np.float32], colour: NDArray[np.float32]) -> None:
+    """Applies an affine colour map, (3, 4), to an image (3, H, W) in place, and clips it to [0, 1]."""
+    pixels = image.reshape(3, -1)
+    mixed = colour[:, :3] @ pixels
+    mixed += colour[:, 3:]
+    np.clip(mixed, 0.0, 1.0, out=pixels)
 
 
 def _tile(source: Source, spec: InputSpec, settings: Augmentation, rng: Generator) -> Tile:

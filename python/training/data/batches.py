@@ -23,7 +23,7 @@ from training.data.store import ImageStore, decode
 from training.data.tiles import Example, Source
 
 _ORDER, _DRAW, _NOISE, _MIX, _SIZE = range(5)  # streams of random numbers that must not share seeds
-_AHEAD = 2  # batches prepared in advance per run of workers
+_AHEAD = 2  # batches that workers prepare in advance
 
 Target = dict[str, Tensor]
 
@@ -79,6 +79,7 @@ class TrainingBatches:
         batch: int,
         seed: int,
         workers: int = 0,
+        threads: int = 1,
         cache_bytes: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -86,7 +87,8 @@ class TrainingBatches:
         """Prepare to draw.
 
         batch: images per step of all processes together, of which process `rank` of `world` draws its share.
-        workers: threads that prepare ahead; 0 for the caller's own. cache_bytes: limit of decoded images.
+        workers: threads that prepare ahead; 0 to prepare each batch when it is wanted, with `threads` threads.
+        cache_bytes: limit of decoded images.
         Raises InvalidInputError if the processes cannot share a batch evenly.
         """
         if not 0 <= rank < world or batch % world or len(dataset) < world:
@@ -99,7 +101,7 @@ class TrainingBatches:
         self._policy = policy
         self._batch = batch
         self._seed = seed
-        self._workers = workers
+        self._threads, self._ahead = (workers, _AHEAD) if workers else (threads, 0)
         self._rank, self._world = rank, world
         longest = 2 * max(spec.width, spec.height)
         self._store = ImageStore(dataset.samples, longest=longest, limit_bytes=cache_bytes)
@@ -108,18 +110,6 @@ class TrainingBatches:
     def steps(self) -> int:
         """Batches in an epoch."""
         return max(1, len(self._dataset) // self._batch)
-
-    @property
-    def most_objects(self) -> int:
-        """About the most objects that an image can have: of the fullest one, twice where images are combined."""
-        fullest = max(len(sample.labels) for sample in self._dataset.samples)
-        settings = self._policy.augmentation
-        return 2 * fullest if max(settings.mosaic, settings.mixup, settings.copy_blend) > 0 else fullest
-
-    @property
-    def largest_size(self) -> tuple[int, int]:
-        """The largest (height, width) of a batch."""
-        return max([(self._spec.height, self._spec.width), *((size, size) for size in self._policy.sizes)])
 
     def order(self, epoch: int) -> list[list[int]]:
         """Sample indices of each batch of an epoch, of all processes."""
@@ -131,14 +121,7 @@ class TrainingBatches:
         """This process's part of the batches of an epoch, from `first_step` on."""
         order = self.order(epoch)
         plans = (self._plan(epoch, step, order[step]) for step in range(first_step, len(order)))
-        if self._workers == 0:
-            for plan in plans:
-                images = _canvas(plan)
-                yield self._finished(
-                    plan, images, [self._draw(plan, row, out) for row, out in enumerate(images.numpy())]
-                )
-            return
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="batches") as pool:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="batches") as pool:
             waiting: deque[tuple[_Plan, Tensor, list[Future[Example]]]] = deque()
 
             def next_finished() -> Batch:
@@ -150,7 +133,7 @@ class TrainingBatches:
                     images = _canvas(plan)
                     futures = [pool.submit(self._draw, plan, row, out) for row, out in enumerate(images.numpy())]
                     waiting.append((plan, images, futures))
-                    if len(waiting) > _AHEAD:
+                    if len(waiting) > self._ahead:
                         yield next_finished()
                 while waiting:
                     yield next_finished()
@@ -190,8 +173,7 @@ class TrainingBatches:
         )
 
     def _finished(self, plan: _Plan, images: Tensor, drawn: Sequence[Example]) -> Batch:
-        """Colours, mixes and normalises what was drawn."""
-        images = recolour(images, [example.colour for example in drawn])
+        """Mixes and normalises what was drawn."""
         targets = [
             {"labels": torch.from_numpy(example.labels), "boxes": torch.from_numpy(example.boxes)} for example in drawn
         ]
@@ -245,13 +227,3 @@ def network_input(sample: Sample, spec: InputSpec) -> NDArray[np.float32]:
         std=spec.std,
         pad_value=spec.pad_value,
     )
-
-
-def recolour(images: Tensor, colours: Sequence[NDArray[np.float32] | None]) -> Tensor:
-    """Applies each image's (3, 4) affine colour map, if it has one, and clips to [0, 1]. images: (B, 3, H, W)."""
-    if all(colour is None for colour in colours):
-        return images
-    same = np.eye(3, 4, dtype=np.float32)
-    maps = torch.from_numpy(np.stack([same if colour is None else colour for colour in colours]))
-    mixed = torch.baddbmm(maps[:, :, 3:], maps[:, :, :3], images.flatten(2))
-    return mixed.clamp_(0.0, 1.0).view_as(images)

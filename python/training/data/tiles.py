@@ -34,16 +34,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Example:
-    """One network input but for its colours, which are cheaper to change for a whole batch.
-
-    image: (3, H, W) float32 RGB in [0, 1]; boxes: (n, 4) float32 cxcywh in [0, 1]; labels: (n,) int64.
-    colour: (3, 4) as `colour_matrix` gives, still to be applied to the image; None to leave it.
-    """
+    """One network input. image: (3, H, W) float32 RGB in [0, 1]; boxes: (n, 4) cxcywh in [0, 1]; labels: (n,) int64."""
 
     image: NDArray[np.float32]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
-    colour: NDArray[np.float32] | None = None
 
 
 def compose(
