@@ -28,7 +28,11 @@ _OPTION_GROUPS = {
         "flip", "vertical_flip", "photometric", "channel_shuffle", "crop", "zoom_out", "zoom_limit", "mosaic", "mixup",
         "copy_blend", "fill", "min_box", "multi_scale", "plain_epochs", "mix_epochs", "gentle_epochs",
     ),
-    "machine": ("seed", "device", "precision", "threads", "workers", "cache_mb", "eval_every", "eval_batch"),
+    "machine": (
+        "seed", "device", "precision", "threads", "workers", "cache_mb", "eval_every", "eval_batch", "micro_batch",
+        "vram_budget",
+    ),
+    "safety": ("save_every", "max_bad_steps", "max_rollbacks"),
 }  # fmt: skip
 
 
@@ -85,6 +89,19 @@ def build_parser() -> argparse.ArgumentParser:
     recipes.add_argument("--recipe", choices=_field("recipe").metadata["choices"], default="published")
     recipes.set_defaults(command=_recipes)
     add_data_commands(commands)
+
+    replay = commands.add_parser(
+        "replay",
+        help="find the cause of a step that was skipped",
+        description="Does a step again whose loss or gradient was not finite, and names the first module to blame.",
+    )
+    replay.add_argument("run", type=Path, help="run folder")
+    replay.add_argument("step", type=int, help="number of the step, as the run said when it skipped it")
+    replay.add_argument("--device", default="auto", help=_field("device").metadata["help"])
+    replay.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), help="of the forward pass; the run's own if not given"
+    )
+    replay.set_defaults(command=_replay)
     return parser
 
 
@@ -125,6 +142,14 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     print(f"best AP {result.best['AP']:.4f} at step {result.best['step']:.0f}, {result.seconds:.0f} s of training")
     print(f"weights: {result.run / 'best.safetensors'}\nnext:    python -m training export {result.run} --out BUNDLE")
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from training.replay import replay
+
+    for line in replay(arguments.run, arguments.step, device=arguments.device, precision=arguments.precision):
+        print(line)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from edgedet.bundle import InputSpec
 from edgedet.coco_eval import evaluate, load_annotations
 from training.data.batches import validation_batches
 from training.data.dataset import CocoDataset, Sample
+from training.distributed import Processes
 from training.loop import Precision, autocast
 
 
@@ -53,16 +55,19 @@ def evaluate_model(
     batch: int,
     device: torch.device,
     precision: Precision = "fp32",
+    processes: Processes | None = None,
     on_image: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """AP, AP50, AP75, AP_small, AP_medium and AP_large of a model on a dataset, in [0, 1] (-1: no such objects).
 
-    on_image: called after each image. Raises ModelError if the model's output holds NaN.
+    processes: those that share the images; all get the figures. on_image: called after each image of this process.
+    Raises ModelError if the model's output holds NaN.
     """
+    processes = processes or Processes()
     results = []
     for sample, detections in predict(
         model,
-        dataset.samples,
+        tuple(processes.share(dataset.samples)),
         spec=spec,
         names=dataset.categories.names,
         batch=batch,
@@ -72,4 +77,8 @@ def evaluate_model(
         results.extend(detections.to_coco(sample.image_id, dataset.categories.ids))
         if on_image is not None:
             on_image()
-    return evaluate(results, load_annotations(dataset.annotations))
+    parts = processes.gathered(results)
+    metrics = None
+    if processes.first:
+        metrics = evaluate([entry for part in parts for entry in part], load_annotations(dataset.annotations))
+    return cast(dict[str, float], processes.from_first(metrics))

@@ -5,6 +5,7 @@
     last.safetensors        averaged weights of the last save, likewise
     state.json              where training stands, and the file with its tensors: the record that --resume reads
     state-000120.safetensors   live weights, averaged weights and optimizer at step 120
+    micro_batch.json        how many images at a time to go on with, where one of several processes ran out of memory
 
 state.json is replaced after the tensors it names are on disk, and older tensors are deleted after that, so a crash at
 any moment leaves a state that can be resumed.
@@ -26,7 +27,9 @@ from training.ema import tensors_of
 from training.files import write_json, write_tensors
 from training.loop import Learner
 
-_VERSION = 1
+_VERSION = 2
+_SUGGESTION = "micro_batch.json"
+_WRITTEN = ("state", "config.json.", "last.safetensors.", "best.safetensors.", "metrics.jsonl.", _SUGGESTION)
 _ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what the fused optimizer keeps per parameter, all on its device
 
 
@@ -35,7 +38,9 @@ class Progress:
     """Where a run stands.
 
     step: steps done. epoch, epoch_step: the next step to do. seconds: spent on training so far, without validation.
-    best: metrics of the best validation so far.
+    best: metrics of the best validation so far. skipped: how many steps changed nothing, because their loss or gradient
+    was not finite. bad_steps: the numbers of the recent ones of these. rollbacks: how often training has gone back to
+    an earlier state because of them.
     """
 
     step: int = 0
@@ -43,6 +48,9 @@ class Progress:
     epoch_step: int = 0
     seconds: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    bad_steps: list[int] = field(default_factory=list)
+    rollbacks: int = 0
 
 
 def save_state(run: Path, learner: Learner, progress: Progress) -> None:
@@ -61,12 +69,22 @@ def save_state(run: Path, learner: Learner, progress: Progress) -> None:
             "tensors": file.name,
             "ema_updates": learner.ema.updates,
             "scaler": learner.scaler.state_dict(),
+            "rate": learner.rate,
+            "micro_batch": learner.micro_batch,
             **asdict(progress),
         },
     )
     for old in run.glob("state-*.safetensors"):
         if old != file:
             old.unlink()
+    (run / _SUGGESTION).unlink(missing_ok=True)  # the state now says it
+
+
+def remove_unfinished(run: Path) -> None:
+    """Removes the files that a killed process was still writing."""
+    for file in run.glob(".*.*"):
+        if any(file.name.startswith(f".{name}") for name in _WRITTEN):
+            file.unlink()
 
 
 def load_state(run: Path, learner: Learner) -> Progress:
@@ -77,15 +95,18 @@ def load_state(run: Path, learner: Learner) -> Progress:
     file = run / "state.json"
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
-        version, tensors_file, updates, scaler = (state[key] for key in ("version", "tensors", "ema_updates", "scaler"))
+        version = state["version"]
+        if version == _VERSION:
+            progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+            tensors_file, updates, scaler = str(state["tensors"]), int(state["ema_updates"]), state["scaler"]
+            rate, micro_batch = float(state["rate"]), int(state["micro_batch"])
     except OSError as error:
         raise InvalidInputError(f"{run}: expected state.json to resume from, got none ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(f"{file}: expected the state of a run, got something broken ({error!r})") from error
     if version != _VERSION:
         raise InvalidInputError(f"{file}: expected version {_VERSION}, got {version}; use the release that wrote it")
-    tensors = _read_tensors(run / str(tensors_file))
+    tensors = _read_tensors(run / tensors_file)
     _restore(learner.model, tensors, "model.")
     _restore(learner.ema.module, tensors, "ema.")
     for name, parameter in learner.model.named_parameters():
@@ -94,9 +115,35 @@ def load_state(run: Path, learner: Learner) -> Progress:
             learner.optimizer.state[parameter] = {
                 key: tensors[f"optimizer.{key}.{name}"].to(parameter.device) for key in keys
             }
-    learner.ema.updates = int(updates)
+    learner.ema.updates = updates
     learner.scaler.load_state_dict(scaler)
+    learner.rate, learner.micro_batch = rate, _smaller(micro_batch, _suggested(run))
     return progress
+
+
+def is_finite(learner: Learner) -> bool:
+    """Whether all weights, live and averaged, their moments and the batch norms' statistics are finite."""
+    moments = [value for state in learner.optimizer.state.values() for value in state.values()]
+    averaged = [*learner.ema.module.parameters()]
+    checks = [tensor.isfinite().all() for tensor in (*learner.model.parameters(), *averaged, *moments)]
+    return bool(torch.stack(checks).all())
+
+
+def suggest_micro_batch(run: Path, images: int) -> None:
+    """Has the next `load_state` take at most that many images at a time."""
+    write_json(run / _SUGGESTION, {"images": images})
+
+
+def _suggested(run: Path) -> int:
+    try:
+        return int(json.loads((run / _SUGGESTION).read_text(encoding="utf-8"))["images"])
+    except OSError:
+        return 0
+
+
+def _smaller(first: int, second: int) -> int:
+    """The smaller micro-batch, 0 being the whole batch."""
+    return min(first or second, second or first)
 
 
 def _restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
