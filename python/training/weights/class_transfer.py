@@ -53,9 +53,12 @@ def choose_sources(
     that are chosen by score get the same source, unless there are more of them than known classes.
     """
     labels = list(names) if names is not None else [f"class {i}" for i in range(known.config.decoder.num_classes)]
-    by_name = {_singular(name): label for label, name in reversed(list(enumerate(labels)))}
     new = dataset.categories.names
-    matched = {index: by_name[_singular(name)] for index, name in enumerate(new) if _singular(name) in by_name}
+    matched: dict[int, int] = {}
+    for index, name in enumerate(new):
+        same = [label for label, other in enumerate(labels) if _agree(name, other)]
+        if same:
+            matched[index] = same[0]
     open_ = [index for index in range(len(new)) if index not in matched]
     scores = _scores(known, dataset, spec)[open_] if open_ else torch.zeros(0, len(labels))
     scores[:, sorted(set(matched.values()))] = 0
@@ -131,11 +134,11 @@ def _distinct(scores: Tensor) -> list[int | None]:
     return chosen
 
 
-def _singular(name: str) -> str:
-    """A class name without case, separators and the ending of a plural."""
-    word = re.sub(r"[\s_\-]+", " ", name.strip().casefold())
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "sses", "xes", "oes")):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
+def _agree(one: str, other: str) -> bool:
+    """Whether two names of classes are the same but for case, separators and the plural."""
+    a, b = (re.sub(r"[\s_\-]+", " ", name.strip().casefold()) for name in (one, other))
+    return a == b or b in _plurals(a) or a in _plurals(b)
+
+
+def _plurals(word: str) -> tuple[str, ...]:
+    return word + "s", word + "es", re.sub("y$", "ies", word)
