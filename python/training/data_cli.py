@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from training.data.download import BASE_URL
+
+_LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
 def add_data_commands(commands: argparse._SubParsersAction[Any]) -> None:
@@ -82,23 +85,24 @@ def _coco2017(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Something to be told (step, done, all): a bar on stderr if that is a terminal, else a line for each tenth."""
+    """Something to be told (step, done, all): a bar on stderr if that is a terminal, else a line now and then."""
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
     console = Console(stderr=True)
     tasks: dict[str, TaskID] = {}
-    tenths: dict[str, int] = {}
+    spoken = time.monotonic()
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
 
         def tell(step: str, done: int, total: int) -> None:
+            nonlocal spoken
             if console.is_terminal:
                 if step not in tasks:
                     tasks[step] = bar.add_task(step)
                 bar.update(tasks[step], completed=done, total=total)
-            elif (tenth := 10 * done // max(total, 1)) != tenths.get(step, 0):
-                tenths[step] = tenth
-                print(f"{step}: {10 * tenth} %", file=sys.stderr, flush=True)
+            elif time.monotonic() - spoken > _LINE_EVERY:
+                spoken = time.monotonic()
+                print(f"{step}: {100 * done // max(total, 1)} %", file=sys.stderr, flush=True)
 
         yield tell
