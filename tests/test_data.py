@@ -100,9 +100,12 @@ def _set(path: str, value: object) -> Any:
         ("images", {"id": 1}, 'list of objects under "images", got a dict'),
         ("images.0.id", "x", r'images\[0\]: expected an integer "id", got \'x\''),
         ("images.1.id", 7, r"images\[1\]: expected unique image ids, got 7 again"),
-        ("images.0.width", 0, "positive width and height, got 0x20"),
+        ("images.0.width", 0, "positive width and height .*, got 0x20"),
+        ("images.0.width", 10**400, "of at most 1000000 pixels"),
         ("images.0.file_name", "", 'expected a text "file_name"'),
         ("images.0.file_name", "absent.png", "1 of 2 missing .*absent.png"),
+        ("images.0.file_name", "x" * 5000, "1 of 2 missing"),
+        ("images.0.file_name", "a\0.png", "1 of 2 missing"),
         ("categories", [], "at least one category"),
         ("categories.1.id", 90, "unique category ids, got 90 again"),
         ("categories.1.name", 3, 'expected a text "name", got 3'),
@@ -112,6 +115,8 @@ def _set(path: str, value: object) -> Any:
         ("annotations.1.category_id", 5, r"annotations\[1\]: expected a listed category id \(4, 90\), got 5"),
         ("annotations.0.bbox", [1, 2, 3], r"four finite numbers .* got \[1, 2, 3\]"),
         ("annotations.0.bbox", [1, 2, float("nan"), 3], "four finite numbers"),
+        ("annotations.0.bbox", [1, 2, 10**400, 3], "four finite numbers"),
+        ("annotations.0.category_id", [4], r"expected an integer .category_id., got \[4\]"),
         ("annotations.0.bbox", [1, 2, "3", 3], "four finite numbers"),
     ],
 )
@@ -124,7 +129,9 @@ def test_refuses_bad_documents(tmp_path: Path, path: str, value: object, message
     assert paths.annotations.is_file()
 
 
-@pytest.mark.parametrize("text", ['{"images": [', "[]", "", "\x00\x01", '"COCO"'])
+@pytest.mark.parametrize(
+    "text", ['{"images": [', "[]", "[" * 100_000, '{"images": ' + "1" * 5000 + "}", "", "\x00\x01", '"COCO"']
+)
 def test_refuses_broken_json(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"instances\.json: expected"):
         load_coco(write_split(tmp_path, text))

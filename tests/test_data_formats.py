@@ -56,6 +56,10 @@ def write_yolo(root: Path, yaml: str, rows: dict[str, str | None], *, file: str 
     return root
 
 
+# Nested aliases: 9 lists of 9 of the next, which printed in full would be gigabytes.
+BOMB = (
+    "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)) + "names: *a9\n"
+)
 YAML = "path: .\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: kite\n"
 ROWS: dict[str, str | None] = {
     "images/train/a.png": "1 0.5 0.5 0.5 0.5\n\n0 0.25 0.25 0.1 0.2\n",
@@ -233,7 +237,7 @@ def test_refuses_bad_rows(tmp_path: Path, rows: str, message: str) -> None:
         ("train: images\n", "expected names, .* got None"),
         ("train: images\nnames: []\n", "expected names"),
         ("train: images\nnames: [a, [b]]\n", "expected names"),
-        ("train: images\nnames: {x: a}\n", "class ids from 0 in names, got x"),
+        ("train: images\nnames: {x: a}\n", "class ids from 0 in names, got 'x'"),
         ("train: images\nnames: [a]\nnc: 2\n", "expected nc names, got nc 2 and 1 names"),
         ("train: images\nnc: -1\n", "expected nc, .*got '-1'"),
         ("names: [a]\n", "expected train and val"),
@@ -245,6 +249,10 @@ def test_refuses_bad_rows(tmp_path: Path, rows: str, message: str) -> None:
         ("!!python/object/apply:os.system ['true']", "expected a mapping"),
         ("[" * 5000, "expected yaml"),
         ("train: empty\nnames: [a]", "expected images in .*empty, got none"),
+        (f"train: {'x' * 5000}\nnames: [a]", "got no such folder"),
+        ('train: "a\\0b"\nnames: [a]', "got no such folder"),
+        (BOMB, "expected names"),
+        (BOMB.replace("names", "train") + "names: [a]", "expected folders or txt"),
     ],
 )
 def test_refuses_bad_yaml(tmp_path: Path, yaml: str, message: str) -> None:
@@ -265,6 +273,40 @@ def test_refuses_what_is_no_text(tmp_path: Path) -> None:
     (root / "data.yaml").write_text("#" * (5 << 20))
     with pytest.raises(InvalidInputError, match=r"expected a data\.yaml of a few kilobytes"):
         load_split(root, "train")
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path, "train: images\nnames: [a]\n", {"images/a.png": "0 .5 .5 .1 .1"})
+    (root / "images" / "._a.png").write_bytes(b"Mac OS X")
+    assert len(load_split(root, "train")) == 1
+
+
+def test_a_real_dataset_reads_the_same_in_both_formats(shared: Path, tmp_path: Path) -> None:
+    """BCCD as COCO json, and written as a Roboflow export with centres and sizes of six decimals."""
+    coco = load_splits(shared / "data" / "bccd")
+    for split, name in zip(coco, ("train", "valid"), strict=True):
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "labels").mkdir()
+        for sample in split.samples:
+            (tmp_path / name / "images" / sample.file.name).symlink_to(sample.file)
+            rows = [
+                f"{label} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}\n"
+                for label, (x0, y0, x1, y1) in zip(sample.labels, sample.boxes, strict=True)
+            ]
+            (tmp_path / name / "labels" / f"{sample.file.stem}.txt").write_text("".join(rows))
+    (tmp_path / "data.yaml").write_text(
+        f"train: ../train/images\nval: ../valid/images\nnc: 3\nnames: {list(coco[0].categories.names)}\n"
+    )
+    for expected, got in zip(coco, load_splits(tmp_path), strict=True):
+        assert got.report == expected.report
+        assert got.categories.names == expected.categories.names
+        by_name = {sample.file.name: sample for sample in expected.samples}
+        for sample in got.samples:
+            same = by_name[sample.file.name]
+            assert (sample.width, sample.height, sample.labels.tolist()) == (
+                same.width, same.height, same.labels.tolist(),
+            )  # fmt: skip
+            np.testing.assert_allclose(sample.boxes, same.boxes, atol=2e-6)
 
 
 def test_images_that_are_none_are_named(tmp_path: Path) -> None:

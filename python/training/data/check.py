@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from edgedet import ImageError, InvalidInputError
 from edgedet.coco_eval import load_annotations
-from edgedet.images import SUFFIXES, ImageHeader, read_header
+from edgedet.images import ImageHeader, read_header
 from training.boxes import elementwise_iou
 from training.data.dataset import CocoDataset, Finding, Sample, some
 from training.data.duplicates import Fingerprint, alike_images, equal_images, fingerprint
 from training.data.formats import find_splits, read_split
 from training.data.store import decode
-from training.data.yolo import label_file
+from training.data.yolo import is_image, label_file
 
 #: What the kinds of findings mean, in the order of a report.
 KINDS: Final = {
@@ -284,7 +284,7 @@ def _check_files(samples: Sequence[Sample], findings: _Findings) -> None:
     listed = {sample.file for sample in samples}
     for folder in sorted({file.parent for file in listed}):
         for file in sorted(folder.iterdir()):
-            if file.suffix.lower() in SUFFIXES and file not in listed:
+            if is_image(file) and file not in listed:
                 findings.add(Finding("warning", "unlisted-image", str(file)))
     labels = {label_file(file) for file in listed}
     for folder in sorted({file.parent for file in labels if "labels" in file.parts and file.parent.is_dir()}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ SPLIT_NAMES: Final = {"train": ("train",), "val": ("val", "valid", "validation")
 
 _YEAR = "(?:[_-]?[0-9]+)?"
 _ANY_SPLIT = f"(?:{'|'.join(name for names in SPLIT_NAMES.values() for name in reversed(names))}){_YEAR}"
+_HUGE = 1e9  # pixels: more than any image has, and no overflow
 _PROBED = 20  # images whose files are looked for to find out which folder they lie in
 
 
@@ -189,7 +190,7 @@ def _split_of(annotations: Path) -> SplitPaths:
 def _image_folder(paths: SplitPaths, images: Sequence[dict[str, Any]]) -> Path:
     """The folder that has the most of the first images; the first one if none has any."""
     names = [str(image.get("file_name", "")).replace("\\", "/") for image in images[:_PROBED]]
-    return max(paths.images, key=lambda folder: sum((folder / name).is_file() for name in names if name))
+    return max(paths.images, key=lambda folder: sum(os.path.isfile(folder / name) for name in names if name))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -204,6 +205,8 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"{file}: expected json, got broken text at line {error.lineno} column {error.colno} ({error.msg}); "
             f"was the file cut short?"
         ) from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists without end
+        raise InvalidInputError(f"{file}: expected COCO json, got {error}") from error
     if not isinstance(content, dict):
         raise InvalidInputError(
             f"{file}: expected a COCO object with images, annotations and categories, got a {type(content).__name__}"
@@ -256,8 +259,8 @@ def _categories(entries: Sequence[dict[str, Any]], where: str) -> Categories:
 
 def _without_groups(own: Categories, entries: Sequence[dict[str, Any]], annotations: Sequence[Any]) -> Categories:
     """Leaves out categories that only group others: Roboflow exports list one, with id 0 and without annotations."""
-    groups = {entry.get("supercategory") for entry in entries if entry.get("supercategory") != entry["name"]}
-    used = {annotation.get("category_id") for annotation in annotations}
+    groups = [entry.get("supercategory") for entry in entries if entry.get("supercategory") != entry["name"]]
+    used = _used(annotations)
     pairs = list(zip(own.names, own.ids, strict=True))
     kept = [(name, number) for name, number in pairs if name not in groups or number in used] or pairs
     return Categories(names=tuple(name for name, _ in kept), ids=tuple(number for _, number in kept))
@@ -271,9 +274,13 @@ def _check_gaps(own: Categories, where: str, on_finding: OnFinding) -> None:
         on_finding(Finding("note", "category-gaps", text))
 
 
+def _used(annotations: Sequence[dict[str, Any]]) -> set[float]:
+    """The category ids of annotations; ill-typed ones are told where the boxes are read."""
+    return {value for entry in annotations if isinstance(value := entry.get("category_id"), int | float)}
+
+
 def _check_same(own: Categories, expected: Categories, annotations: Sequence[Any], where: str) -> None:
-    used = {annotation.get("category_id") for annotation in annotations}
-    if extra := sorted((set(own.ids) & used) - set(expected.ids)):
+    if extra := sorted((set(own.ids) & _used(annotations)) - set(expected.ids)):
         raise InvalidInputError(
             f"{where}: expected the categories of the training split ({some(expected.ids)}), "
             f"got boxes of the further ids {some(extra)}; use the same categories in both files"
@@ -292,7 +299,7 @@ def _box(annotation: dict[str, Any], at: str) -> tuple[float, float, float, floa
     if (
         not isinstance(value, list)
         or len(value) != 4
-        or not all(isinstance(number, int | float) and math.isfinite(number) for number in value)
+        or not all(isinstance(number, int | float) and abs(number) < _HUGE for number in value)
     ):
         raise InvalidInputError(f'{at}: expected "bbox" as four finite numbers [x, y, width, height], got {value!r}')
     x, y, width, height = (float(number) for number in value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from edgedet import InvalidInputError
 
 _LISTED = 5  # offenders named in an error message
+_LONGEST = 1_000_000  # pixels of one side
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,16 @@ class SplitBuilder:
         """Adds an image, its size in pixels as shown. Raises InvalidInputError for a repeated id or no size."""
         if image_id in self._images:
             raise InvalidInputError(f"{at}: expected unique image ids, got {image_id} again; renumber the images")
-        if width < 1 or height < 1:
-            raise InvalidInputError(f"{at}: expected a positive width and height, got {width}x{height}")
+        if not (1 <= width <= _LONGEST and 1 <= height <= _LONGEST):
+            raise InvalidInputError(
+                f"{at}: expected a positive width and height of at most {_LONGEST} pixels, got {width}x{height}"
+            )
         self._images[image_id] = (file, width, height)
         self._boxes[image_id], self._labels[image_id] = [], []
 
     def check_files(self, remedy: str) -> None:
         """Reports the images whose files do not exist, as one error, and leaves them out."""
-        missing = {image_id: file for image_id, (file, _, _) in self._images.items() if not file.is_file()}
+        missing = {image_id: file for image_id, (file, _, _) in self._images.items() if not os.path.isfile(file)}
         if missing:
             self._on_finding(
                 Finding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -122,6 +123,11 @@ def label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file has the name of an image; hidden ones, such as what macOS adds to archives, are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def _parsed(file: Path) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
@@ -146,17 +152,19 @@ def _parsed(file: Path) -> dict[str, Any]:
 def _categories(content: dict[str, Any], file: Path) -> Categories:
     names, count = content.get("names"), content.get("nc")
     if count is not None and not (isinstance(count, str) and count.isascii() and count.isdigit() and int(count) > 0):
-        raise InvalidInputError(f"{file}: expected nc, the number of classes, got {count!r}")
+        raise InvalidInputError(f"{file}: expected nc, the number of classes, got {reprlib.repr(count)}")
     if names is None and count is not None:
         names = [f"class_{number}" for number in range(int(count))]
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) and name for name in names.values()):
         raise InvalidInputError(
-            f"{file}: expected names, a list of class names or a mapping of ids to them, got {names!r}"
+            f"{file}: expected names, a list of class names or a mapping of ids to them, got {reprlib.repr(names)}"
         )
     if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in names):
-        raise InvalidInputError(f"{file}: expected class ids from 0 in names, got {some(list(names))}")
+        raise InvalidInputError(
+            f"{file}: expected class ids from 0 in names, got {some([reprlib.repr(name) for name in names])}"
+        )
     if count is not None and int(count) != len(names):
         raise InvalidInputError(
             f"{file}: expected nc names, got nc {count} and {len(names)} names; correct one of them"
@@ -169,13 +177,13 @@ def _place(file: Path, root: object, entry: object, split: str) -> Path:
     """Where an entry of train, val or test leads: a folder of images or a txt that lists them."""
     if not isinstance(entry, str) or not isinstance(root, str | None):
         raise InvalidInputError(
-            f"{file}: expected folders or txt files under path and {split}, got {root!r}, {entry!r}"
+            f"{file}: expected folders or txt files under path and {split}, got {reprlib.repr([root, entry])}"
         )
     bases = [file.parent / (root or ""), file.parent]
     names = [entry, entry.removeprefix("../")]
     tried = list(dict.fromkeys(base / name for name in names for base in bases))
     for place in tried:
-        if place.is_dir() or (place.is_file() and place.suffix == ".txt"):
+        if os.path.isdir(place) or (os.path.isfile(place) and place.suffix == ".txt"):
             return Path(os.path.normpath(place))
     raise InvalidInputError(
         f"{file}: expected the images of {split} at {some(tried)}, got no such folder or txt; "
@@ -185,8 +193,8 @@ def _place(file: Path, root: object, entry: object, split: str) -> Path:
 
 def _images_of(place: Path) -> list[Path]:
     """The images of a folder, sub-folders included, or those that a txt lists; sorted by path."""
-    if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if os.path.isdir(place):
+        return sorted(path for path in place.rglob("*") if is_image(path))
     lines = (line.strip() for line in place.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
     return sorted({Path(os.path.normpath(place.parent / line)) for line in lines if line})
 
