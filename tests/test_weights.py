@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from training.models.detector import Detector, DetectorConfig, build
 from training.models.zoo import detector_config
 from training.weights import read
 from training.weights.fit import WeightsMismatch
-from training.weights.load import load, load_pretrained, load_weights
+from training.weights.load import load, load_backbone, load_pretrained, load_weights
 from training.weights.own import save_weights
 from training.weights.read import read_description, read_weights
 
@@ -49,16 +50,56 @@ def shaken(model: Detector, seed: int = 0) -> Detector:
     return model
 
 
-def official(model: nn.Module) -> dict[str, Tensor]:
-    """A DEIMv2 model's state by the official names."""
+# How the official code's names are made of ours, per family; DEIMv2's lite encoder and RT-DETR's first release besides.
+OFFICIAL = [(r"^decoder\.(layers|lqe_layers)\.", r"decoder.decoder.\1.")]
+HGNET = [(r"^(backbone\..*)\.norm\.", r"\1.bn.")]
+LITE = [
+    (r"\.mix\.conv\.", ".1."),
+    (r"\.mix\.norm\.", ".2."),
+    (r"^encoder\.bi_fusion\.", "encoder.bi_fusion.cv."),
+]
+FIRST = [
+    (r"^encoder\.input_proj\.(\d)\.conv\.", r"encoder.input_proj.\1.0."),
+    (r"^encoder\.input_proj\.(\d)\.norm\.", r"encoder.input_proj.\1.1."),
+    (r"^decoder\.enc_output\.proj\.", "decoder.enc_output.0."),
+    (r"^decoder\.enc_output\.norm\.", "decoder.enc_output.1."),
+]
+TORCHVISION = [
+    (r"^backbone\.res_layers\.0\.blocks\.", "backbone.layer1."),
+    (r"^backbone\.res_layers\.1\.blocks\.", "backbone.layer2."),
+    (r"^backbone\.res_layers\.2\.blocks\.", "backbone.layer3."),
+    (r"^backbone\.res_layers\.3\.blocks\.", "backbone.layer4."),
+    (r"^(backbone\.layer.*)\.branch2a\.conv\.", r"\1.conv1."),
+    (r"^(backbone\.layer.*)\.branch2a\.norm\.", r"\1.bn1."),
+    (r"^(backbone\.layer.*)\.branch2b\.conv\.", r"\1.conv2."),
+    (r"^(backbone\.layer.*)\.branch2b\.norm\.", r"\1.bn2."),
+    (r"^(backbone\.layer.*)\.branch2c\.conv\.", r"\1.conv3."),
+    (r"^(backbone\.layer.*)\.branch2c\.norm\.", r"\1.bn3."),
+    (r"^(backbone\.layer.*)\.short\.conv\.", r"\1.downsample.0."),
+    (r"^(backbone\.layer.*)\.short\.norm\.", r"\1.downsample.1."),
+    (r"^backbone\.conv1\.conv1_1\.conv\.", "backbone.conv1."),
+    (r"^backbone\.conv1\.conv1_1\.norm\.", "backbone.bn1."),
+]
+EDGE = [
+    *TORCHVISION,
+    (r"^backbone\.conv1\.", "backbone.stem.0."),
+    (r"^backbone\.bn1\.", "backbone.stem.1."),
+    (r"^(encoder\..*)\.norm\.", r"\1.bn."),
+    (r"\.linear1\.", ".ff.0."),
+    (r"\.linear2\.", ".ff.3."),
+    (r"^decoder\.bbox_head\.layers\.2\.", "decoder.bbox_head.net.4."),
+    (r"^decoder\.bbox_head\.layers\.1\.", "decoder.bbox_head.net.2."),
+    (r"^decoder\.bbox_head\.layers\.0\.", "decoder.bbox_head.net.0."),
+]
+
+
+def official(model: nn.Module, rules: list[tuple[str, str]] | None = None) -> dict[str, Tensor]:
+    """A model's state by the official names, of DEIMv2 unless others are given."""
     state = {}
     for name, tensor in model.state_dict().items():
-        if name.startswith("backbone."):
-            name = name.replace(".norm.", ".bn.")
-        name = name.replace("decoder.layers.", "decoder.decoder.layers.")
-        name = name.replace("decoder.lqe_layers.", "decoder.decoder.lqe_layers.")
-        name = name.replace(".mix.conv.", ".1.").replace(".mix.norm.", ".2.")
-        state[name.replace("encoder.bi_fusion.", "encoder.bi_fusion.cv.")] = tensor
+        for pattern, replacement in [*OFFICIAL, *HGNET, *LITE] if rules is None else rules:
+            name = re.sub(pattern, replacement, name)
+        state[name] = tensor
     return state
 
 
@@ -164,6 +205,77 @@ def test_checkpoints_as_the_repositories_save_them(tmp_path: Path, good: Detecto
     report = load_weights(model, file)
     assert same_tensors(good, model)
     assert report.dropped == (1 if layout == "RT-DETRv4" else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "rules", "probe"),
+    [
+        ("rtdetr-r18", [*OFFICIAL, *FIRST], "encoder.input_proj.2.1.running_var"),
+        ("rtdetrv2-r18", OFFICIAL, "decoder.decoder.layers.2.cross_attn.value_proj.weight"),
+        ("dfine-n", [*OFFICIAL, *HGNET], "backbone.stages.0.blocks.0.layers.0.lab.scale"),
+        ("deimv2-n", [*OFFICIAL, *HGNET], "decoder.decoder.layers.1.gateway.norm.scale"),
+        ("edge-r18", EDGE, "backbone.layer1.0.bn2.running_mean"),
+    ],
+)
+def test_official_names_of_every_family(tmp_path: Path, name: str, rules: list[tuple[str, str]], probe: str) -> None:
+    """The names themselves were taken from the official code, see docs/parity.md."""
+    first = shaken(build(detector_config(name)))
+    state = official(first, rules)
+    assert probe in state
+    torch.save({"model": state}, tmp_path / "w.pth")
+    assert same_tensors(first, load(name, tmp_path / "w.pth").model)
+
+
+def test_architectures_under_several_names_have_to_be_named(tmp_path: Path) -> None:
+    torch.save({"model": build(detector_config("dfine-n")).state_dict()}, tmp_path / "w.pth")
+    with pytest.raises(InvalidInputError, match=r"got some like dfine-n or deim-n \(100% .* say what they are of"):
+        load(None, tmp_path / "w.pth")
+
+
+def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone alone."""
+    return {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
+
+
+@pytest.mark.parametrize(
+    ("name", "rules", "head"),
+    [
+        ("rtdetrv2-r18", [], {}),
+        ("dfine-s", HGNET, {}),
+        ("edge-r18", TORCHVISION, {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}),
+    ],
+)
+def test_imagenet_backbones(tmp_path: Path, name: str, rules: list[tuple[str, str]], head: dict[str, Tensor]) -> None:
+    first = shaken(build(detector_config(name)))
+    torch.save({**stripped(official(first, rules)), **head}, tmp_path / "backbone.pth")
+    second = build(detector_config(name))
+    report = load_backbone(second, tmp_path / "backbone.pth")
+    assert same_tensors(first.backbone, second.backbone)
+    assert all(taken == total > 0 for taken, total in report.stages.values())
+    assert next(iter(report.stages)) == ("stem" if name == "dfine-s" else "conv1")
+    with pytest.raises(InvalidInputError, match="without class heads; start a training from it"):
+        load(name, tmp_path / "backbone.pth")
+
+
+def test_a_small_backbone_starts_from_the_first_stages_of_a_larger(tmp_path: Path) -> None:
+    first = shaken(build(detector_config("dfine-n")))
+    torch.save({"model": official(first, [*OFFICIAL, *HGNET])}, tmp_path / "n.pth")
+    second = build(detector_config("atto"))
+    fresh = second.backbone.stages[2].blocks[0].aggregation[0].conv.weight.clone()
+    report = load_backbone(second, tmp_path / "n.pth")
+    shares = {stage: taken / total for stage, (taken, total) in report.stages.items()}
+    assert shares["stem"] == shares["stages.0"] == shares["stages.1"] == 1
+    assert 0 < shares["stages.2"] < 1
+    assert torch.equal(second.backbone.stages[1].blocks[0].layers[2].conv.weight,
+                       first.backbone.stages[1].blocks[0].layers[2].conv.weight)  # fmt: skip
+    assert torch.equal(second.backbone.stages[2].blocks[0].aggregation[0].conv.weight, fresh)
+    assert "stem 40 of 40" in str(report)
+
+
+def test_a_backbone_of_another_kind(tmp_path: Path, good: Detector) -> None:
+    torch.save(stripped(official(good)), tmp_path / "hgnet.pth")
+    with pytest.raises(ModelError, match="with none of its names and shapes"):
+        load_backbone(build(detector_config("rtdetr-r18")), tmp_path / "hgnet.pth")
 
 
 def test_half_precision_and_counters_do_not_matter(tmp_path: Path, good: Detector) -> None:
