@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 
+from training.cli import main
 from training.models.complexity import Complexity, complexity
 from training.models.detector import build
 from training.models.zoo import MODELS, detector_config
@@ -92,3 +93,13 @@ def test_flops_grow_with_the_input() -> None:
     large = complexity(detector_config("pico", input_size=(640, 640)))
     assert 3.5 < large.layer_flops / small.layer_flops < 4
     assert large.deployed_parameters == small.deployed_parameters
+
+
+def test_the_command_lists_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "atto", "deimv2-n"]) == 0
+    heading, atto, n = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["model", "input", "parameters", "deployed", "GFLOPs"]
+    assert atto.split() == ["atto", "320x320", "0.51", "M", "0.49", "M", "0.76"]
+    assert n.split()[:2] == ["deimv2-n", "640x640"]
+    assert main(["models", "atto", "otto"]) == 2
+    assert "expected one of" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from edgedet.command import run_command
 from edgedet.extras import needs_extra
 from training.config import TrainConfig
 from training.data_cli import add_data_commands
+from training.models_cli import add_models_command
 
 _OPTION_GROUPS = {
     "data": ("train_json", "val_json"),
@@ -89,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     recipes.add_argument("--recipe", choices=_field("recipe").metadata["choices"], default="published")
     recipes.set_defaults(command=_recipes)
     add_data_commands(commands)
+    add_models_command(commands)
 
     replay = commands.add_parser(
         "replay",
