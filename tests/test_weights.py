@@ -150,6 +150,18 @@ def test_weights_survive_a_round_trip(tmp_path: Path, good: Detector) -> None:
     assert {n.split(".")[2] for n in shared_head} == {"0"}, "tied tensors are stored once"
 
 
+def test_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path: Path) -> None:
+    """The file begins with the length of its header, of which the low byte may be anything."""
+    file = tmp_path / "w"
+    for padding in range(0, 256, 8):
+        save_file({"a": torch.ones(1)}, file, metadata={"padding": "." * padding})
+        if file.read_bytes()[0] == 0x80:
+            break
+    assert file.read_bytes()[0] == 0x80
+    assert torch.equal(read_weights(file).tensors["a"], torch.ones(1))
+    assert read_description(file) is None
+
+
 def wrapped(state: dict[str, Tensor], layout: str) -> object:
     """A state as one of the repositories' trainers saves it, beside what else they save."""
     stale = {name: torch.zeros_like(tensor) for name, tensor in state.items()}

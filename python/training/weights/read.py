@@ -73,10 +73,7 @@ def read_weights(path: Path) -> Stored:
     """
     if path.is_dir():
         return _read_folder(path)
-    magic = _head(path)
-    if magic[:4] == b"PK\x03\x04" or magic[:1] == b"\x80":
-        return _read_checkpoint(path)
-    return _read_safetensors(path)
+    return _read_checkpoint(path) if _is_checkpoint(_head(path)) else _read_safetensors(path)
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
@@ -84,7 +81,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
 
     Raises InvalidInputError if there is no such file, or its metadata is damaged.
     """
-    if path.is_dir() or _head(path)[:4] == b"PK\x03\x04" or _head(path)[:1] == b"\x80":
+    if path.is_dir() or _is_checkpoint(_head(path)):
         return None
     with _open(path) as handle:
         return _description(path, handle.metadata())
@@ -106,6 +103,11 @@ def _head(path: Path) -> bytes:
         raise InvalidInputError(
             f"{path}: expected a file or folder of weights, got none ({error.strerror}); check the path"
         ) from error
+
+
+def _is_checkpoint(head: bytes) -> bool:
+    """Whether a file is a zip archive or a pickle; safetensors may begin with the same byte, but its header is JSON."""
+    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[8:9] != b"{")
 
 
 def _open(path: Path) -> Any:
