@@ -37,7 +37,11 @@ RESULTS = Path(__file__).parent / "results" / "data_throughput.json"
 
 @dataclass(frozen=True)
 class Row:
-    """One epoch. wait, step: medians in seconds per batch; busy: the network's share of the time of all of them."""
+    """One epoch. wait, step: medians in seconds per batch; busy, busy_cpu: the network's share of their sums.
+
+    The share of CPU time is steadier where other programs compete for the cores, but counts workers that run beside
+    the network as if it waited for them.
+    """
 
     data: str
     augmentation: str
@@ -46,6 +50,17 @@ class Row:
     wait: float
     step: float
     busy: float
+    busy_cpu: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Seconds of a batch: until it was there, and of the step on it; by the clock and of all CPU cores."""
+
+    wait: float
+    step: float
+    wait_cpu: float
+    step_cpu: float
 
 
 def augmentations() -> dict[str, Augmentation]:
@@ -57,10 +72,8 @@ def augmentations() -> dict[str, Augmentation]:
     return {**settings, "published + mixup": replace(settings["published"], mosaic=0.5, mixup=0.5)}
 
 
-def measure(
-    dataset: CocoDataset, settings: Augmentation, *, threads: int, workers: int
-) -> dict[str, list[tuple[float, float]]]:
-    """(wait, step) in seconds of every batch of a first and of a later epoch."""
+def measure(dataset: CocoDataset, settings: Augmentation, *, threads: int, workers: int) -> dict[str, list[Turn]]:
+    """Every batch of a first and of a later epoch."""
     torch.manual_seed(0)
     stepper = Stepper(Ours(MODEL, SIZE), fused=True)
     stepper.step(
@@ -79,23 +92,41 @@ def measure(
     return {name: _epoch(stepper, batches.epoch(number)) for number, name in enumerate(("first", "later"))}
 
 
-def _epoch(stepper: Stepper, feed: Iterator[Batch]) -> list[tuple[float, float]]:
-    times = []
-    started = time.perf_counter()
+def _epoch(stepper: Stepper, feed: Iterator[Batch]) -> list[Turn]:
+    turns = []
+    started = time.perf_counter(), time.process_time()
     for batch in feed:
-        waited = time.perf_counter()
+        waited = time.perf_counter(), time.process_time()
         stepper.step(batch.images, batch.targets)
-        done = time.perf_counter()
-        times.append((waited - started, done - waited))
+        done = time.perf_counter(), time.process_time()
+        turns.append(Turn(waited[0] - started[0], done[0] - waited[0], waited[1] - started[1], done[1] - waited[1]))
         started = done
-    return times
+    return turns
+
+
+def summarise(data: str, augmentation: str, epoch: str, turns: list[Turn]) -> Row:
+    """One row of an epoch's turns."""
+    return Row(
+        data=data,
+        augmentation=augmentation,
+        epoch=epoch,
+        batches=len(turns),
+        wait=statistics.median(turn.wait for turn in turns),
+        step=statistics.median(turn.step for turn in turns),
+        busy=sum(turn.step for turn in turns) / sum(turn.wait + turn.step for turn in turns),
+        busy_cpu=sum(turn.step_cpu for turn in turns) / sum(turn.wait_cpu + turn.step_cpu for turn in turns),
+    )
 
 
 def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
-    lines = ["| images | augmentation | epoch | wait (ms) | step (ms) | in the network |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| images | augmentation | epoch | wait (ms) | step (ms) | time in the network | CPU time in the network |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
-        f"| {row.data} | {row.augmentation} | {row.epoch} | {1e3 * row.wait:.0f} | {1e3 * row.step:.0f} | {row.busy:.1%} |"
+        f"| {row.data} | {row.augmentation} | {row.epoch} | {1e3 * row.wait:.0f} | {1e3 * row.step:.0f} "
+        f"| {row.busy:.1%} | {row.busy_cpu:.1%} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -105,6 +136,7 @@ def main() -> None:
     """Measures every data set with every augmentation and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="dataset folders")
+    parser.add_argument("--images", type=int, help="the first so many images of each; all if not given")
     parser.add_argument("--threads", type=int, default=2, help="of the network, and of the data where it has no own")
     parser.add_argument("--workers", type=int, default=0, help="threads that prepare batches ahead")
     parser.add_argument("--out", type=Path, default=RESULTS, help="json file; a .md file is written beside it")
@@ -115,14 +147,11 @@ def main() -> None:
     for folder in arguments.data:
         splits = find_splits(folder)
         dataset = read_split(splits.get("train") or next(iter(splits.values())))
+        dataset = replace(dataset, samples=dataset.samples[: arguments.images])
         for name, settings in augmentations().items():
-            for epoch, times in measure(
-                dataset, settings, threads=arguments.threads, workers=arguments.workers
-            ).items():
-                waits, steps = zip(*times, strict=True)
-                busy = sum(steps) / (sum(waits) + sum(steps))
-                wait, step = statistics.median(waits), statistics.median(steps)
-                rows.append(Row(folder.name, name, epoch, len(times), wait, step, busy))
+            epochs = measure(dataset, settings, threads=arguments.threads, workers=arguments.workers)
+            for epoch, turns in epochs.items():
+                rows.append(summarise(folder.name, name, epoch, turns))
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
     about = {"cpu": cpu_name(), "threads": arguments.threads, "workers": arguments.workers, "torch": torch.__version__}
     setting = {"model": MODEL, "size": SIZE, "batch": BATCH}

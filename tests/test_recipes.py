@@ -244,6 +244,12 @@ def test_published_epochs_follow_the_length() -> None:
     assert schedule.factor(25_001) == 0.5
 
 
+def test_sizes_that_the_model_cannot_take_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"\(96, 96\) has 45 cells"):
+        config(size=160, multi_scale=1)
+    assert config(size=224, multi_scale=1).policy().sizes == (160, 192, 224, 256, 224)
+
+
 def test_a_whole_published_policy() -> None:
     policy = config(model="deim-l", recipe="published").policy()
     assert (policy.start, policy.mix_stop, policy.stop) == (4, 29, 50)

@@ -87,7 +87,7 @@ def test_resume_of_an_interrupted_process(data: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["train"], "data: expected a dataset folder"),
-        (["train", "absent"], "expected a folder, got absent"),
+        (["train", "absent"], "expected a folder or file, got absent"),
         (["train", "absent", "--lr", "7"], "lr: expected a rate"),
         (["train", "absent", "--device", "tpu"], "device: expected"),
         (["train", "--resume", "absent"], "absent: expected a run folder with config.json"),
@@ -156,6 +156,36 @@ def test_every_option_of_the_configuration_has_a_flag() -> None:
     arguments = vars(build_parser().parse_args(["train", "data"]))
     assert {option.name for option in fields(TrainConfig)} <= arguments.keys()
     parsed = build_parser().parse_args(
-        ["train", "d", "--size", "320", "--lr", "0.01", "--freeze", "a", "b", "--freeze-norm"]
-    )
-    assert (parsed.size, parsed.lr, parsed.freeze, parsed.freeze_norm) == (320, 0.01, ["a", "b"], True)
+        ["train", "d", "--size", "320", "--lr", "0.01", "--freeze", "a", "b", "--freeze-norm", "all", "--milestones",
+         "3", "5", "--no-decay", "norms", "--recipe", "published", "--compile"]
+    )  # fmt: skip
+    assert (parsed.size, parsed.lr, parsed.freeze, parsed.freeze_norm) == (320, 0.01, ["a", "b"], "all")
+    assert (parsed.milestones, parsed.no_decay, parsed.recipe, parsed.compile) == ([3, 5], ["norms"], "published", True)
+    assert build_parser().parse_args(["train", "d", "--freeze"]).freeze == []  # nothing, whatever the recipe says
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    published = capsys.readouterr().out
+    assert "| dfine-l | 80 | 32 | 0.00025 | 1.25e-05 |" in published
+    assert main(["recipes", "--recipe", "fine-tune"]) == 0
+    assert "| dfine-l | 50 | 16 | 0.00025 | 1.25e-05 |" in capsys.readouterr().out
+
+
+def test_a_published_recipe_runs_from_end_to_end(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every part of a long run in six epochs: plain, mixed, multi-scale, unmixed, gentle, restarted, rematched."""
+    folder = tmp_path / "run"
+    options = ["--recipe", "published", "--mixup", "0.5", "--copy-blend", "0.5", "--multi-scale", "1", "--min-box", "1"]
+    epochs = ["--plain-epochs", "1", "--mix-epochs", "3", "--gentle-epochs", "2", "--restart-epochs", "2"]
+    command = ["train", str(data), "--out", str(folder), *TINY, *options, *epochs, "--iou-match-epochs", "1"]
+    command[command.index("--epochs") + 1] = "6"
+    command[command.index("--size") + 1] = "224"
+    assert main(command) == 0
+    assert "scaled linearly" in capsys.readouterr().out
+    settings = json.loads((folder / "config.json").read_text())
+    assert (settings["schedule"], settings["mosaic"], settings["ema_decay"]) == ("flat-cosine", 0.3, 0.9999)
+    assert settings["lr"] == pytest.approx(2e-3 * 3 / 128)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sum(record["kind"] == "validation" for record in records) == 6

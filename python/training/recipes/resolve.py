@@ -21,14 +21,18 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in what the configuration left open. What it says always stays.
 
     Published learning rates are scaled linearly to --batch, and epochs of the recipe (when mosaic ends, and so on) to
-    --epochs. Raises InvalidInputError for a device that is not there, and for a model without a recipe.
+    --epochs. Raises InvalidInputError for a device that is not there, for a model without a recipe, and for sizes
+    that the model cannot take.
     """
     recipe = recipe_for(config.model, published=config.recipe == "published")
     given = {f.name: value for f in fields(config) if (value := getattr(config, f.name)) is not None}
     network = model_config(config.model, num_classes=1)
     denoising = network.decoder.denoising if isinstance(network.decoder, DecoderConfig) else 0
     filled = {**_fitted(recipe, given), "size": network.input_size[0], "denoising": denoising, **given}
-    return replace(config, **{**filled, **_machine(config)})
+    resolved = replace(config, **{**filled, **_machine(config)})
+    for size in resolved.policy().sizes:
+        model_config(config.model, num_classes=1, size=size)
+    return resolved
 
 
 def summary(config: TrainConfig) -> str:
