@@ -138,9 +138,10 @@ def load_coco(
     split.check_files("images are looked for in images/ beside the json, beside it, and in the folders of the layout")
 
     label_of = {category_id: label for label, category_id in enumerate(categories.ids)}
+    box_entry = split.entry("box-entry")
     for index, annotation in enumerate(annotations):
         at = f"{where}: annotations[{index}]"
-        with split.entry("box-entry"):
+        with box_entry:
             image_id = _integer(annotation, "image_id", at)
             category_id = _integer(annotation, "category_id", at)
             if category_id not in label_of:
