@@ -41,60 +41,6 @@ def rows(output: Any) -> Tensor:
     return torch.cat(output if isinstance(output, tuple) else (output.logits, output.boxes), dim=-1)
 
 
-@pytest.mark.parametrize("sampling", ["gather", "grid_sample"])
-@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
-def test_deployed_form_equals_the_model(sampling: Sampling, size: tuple[int, int]) -> None:
-    model = shaken(build(tiny_config())).eval()
-    with torch.no_grad():
-        # Negative scales take the other branch of the folding, large offsets sample outside the maps.
-        model.backbone.stem.stem1.lab.scale.fill_(-0.8)
-        model.backbone.stages[1].blocks[0].layers[0].lab.scale.fill_(-1.2)
-        for layer in model.decoder.layers:
-            layer.cross_attn.sampling_offsets.bias.mul_(6)
-    images = torch.rand(2, 3, *size)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    deployed = deploy(model, sampling=sampling, input_size=size)
-    with torch.no_grad():
-        assert nearest(rows(model(images).final), rows(deployed(images))).max() < 1e-4
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert not [m for m in deployed.modules() if isinstance(m, nn.BatchNorm2d)]
-
-
-def test_discrete_reads_the_cell_that_rtdetrv2_reads() -> None:
-    """Without offsets every point is the box's centre; the cell is the one at floor(centre * size + 1/2)."""
-    layer = deploy(shaken(build(tiny_config())), sampling="discrete").decoder.layers[0].cross
-    with torch.no_grad():
-        layer.project.weight.zero_()
-        layer.project.bias.zero_()
-    memory = torch.randn(2, 4 * 6 + 2 * 3, 64)
-    boxes = torch.cat([torch.rand(2, 12, 2), torch.full((2, 12, 2), 0.2)], dim=-1)
-    got = layer(torch.zeros(2, 12, 64), boxes, [], memory)
-    for image in range(2):
-        for query in range(12):
-            x, y = boxes[image, query, :2].tolist()
-            fine = memory[image, min(int(y * 4 + 0.5), 3) * 6 + min(int(x * 6 + 0.5), 5)]
-            coarse = memory[image, 24 + min(int(y * 2 + 0.5), 1) * 3 + min(int(x * 3 + 0.5), 2)]
-            torch.testing.assert_close(got[image, query], (4 * fine + 2 * coarse) / 6)
-
-
-def test_gather_needs_two_cells() -> None:
-    config = replace(tiny_config(queries=4), input_size=(32, 64))
-    with pytest.raises(InvalidInputError, match="2x2 cells"):
-        deploy(build(config))
-    deploy(build(config), sampling="grid_sample")
-
-
-def test_unusable_anchors_stay_out_of_the_deployed_form() -> None:
-    """Cells next to the border of a large map have infinite anchors; the deployed form holds finite numbers only."""
-    model = shaken(build(replace(tiny_config(), input_size=(64, 1664)))).eval()
-    assert not bool(model.decoder.valid_mask.all())
-    deployed = deploy(model)
-    assert all(tensor.isfinite().all() for tensor in deployed.state_dict().values())
-    images = torch.rand(1, 3, 64, 1664)
-    with torch.no_grad():
-        assert nearest(rows(model(images).final), rows(deployed(images))).max() < 1e-4
-
-
 @pytest.mark.parametrize("sampling", ["gather", "grid_sample", "discrete"])
 def test_onnx_file(tmp_path: Path, sampling: Sampling) -> None:
     model = shaken(build(tiny_config())).train()  # any mode

@@ -24,7 +24,7 @@ def export_onnx(
     model: Detector,
     path: Path,
     *,
-    sampling: Sampling = "gather",
+    sampling: Sampling | None = None,
     input_size: tuple[int, int] | None = None,
     opset: int = 17,
 ) -> Path:
@@ -36,11 +36,13 @@ def export_onnx(
     Args:
         model: Any mode, any device; it stays as it is.
         path: The file to write; it appears whole or not at all.
-        sampling: How deformable attention reads its maps (see `Sampling`).
+        sampling: How deformable attention reads its maps (see `Sampling`); if not given, as the model was trained: by
+            `gather`, or `discrete`.
         input_size: (height, width); the model's own if not given.
         opset: ONNX operator set, at least 16.
 
     Raises:
+        InvalidInputError: The model was not trained for the sampling, or the input is too small for it.
         ModelError: The weights or the outputs are not finite, or onnxruntime does not give the model's numbers.
     """
     import onnx
@@ -82,7 +84,7 @@ def write_bundle_from_model(
     input: InputSpec,
     classes: Sequence[str],
     category_ids: Sequence[int],
-    sampling: Sampling = "gather",
+    sampling: Sampling | None = None,
     top_k: int = 300,
     licence: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -90,7 +92,7 @@ def write_bundle_from_model(
     """Writes a model as a bundle; its input size is that of `input`.
 
     Raises:
-        ModelError: As `export_onnx`, or the number of classes is not the model's.
+        InvalidInputError, ModelError: As `export_onnx`; ModelError too for a number of classes that is not the model's.
         BundleError: The folder exists and may not be replaced.
     """
     count = model.config.decoder.num_classes
