@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from training_data import make_dataset, tiny_config
 
 from edgedet import InvalidInputError
 from edgedet.coco_eval import evaluate
@@ -18,6 +19,8 @@ from training.data.dataset import CocoDataset, Finding
 from training.data.formats import load_split, load_splits, read_categories
 from training.data.store import decode
 from training.data.yolo import label_file
+from training.publish import evaluate_checkpoint
+from training.trainer import train
 
 
 def write_image(file: Path, width: int = 40, height: int = 20, *, orientation: int = 1) -> None:
@@ -363,3 +366,20 @@ def test_a_missing_validation_split_says_what_to_do(tmp_path: Path) -> None:
     write_coco(tmp_path / "train" / "_annotations.coco.json", tmp_path / "train")
     with pytest.raises(InvalidInputError, match=r"expected a val split in .*got only train; add one.*--val-json"):
         load_splits(tmp_path)
+
+
+def test_training_takes_a_data_yaml(tmp_path: Path) -> None:
+    """A run on txt labels validates on their boxes, and its weights are evaluated on them again."""
+    make_dataset(tmp_path / "coco")
+    for split, dataset in zip(("train", "val"), load_splits(tmp_path / "coco"), strict=True):
+        for sample in dataset.samples:
+            image = tmp_path / "yolo" / "images" / split / sample.file.name
+            label_file(image).parent.mkdir(parents=True, exist_ok=True)
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(sample.file.read_bytes())
+            rows = zip(sample.labels, (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2, strict=True)
+            label_file(image).write_text("".join(f"{label} {x} {y} 0.3 0.375\n" for label, (x, y) in rows))
+    (tmp_path / "yolo" / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [red, blue]\n")
+    result = train(tiny_config(tmp_path / "yolo", tmp_path / "run", epochs=1, eval_every=1))
+    again = evaluate_checkpoint(tmp_path / "run", data=None, val_json=None, device="cpu", batch=2)
+    assert again["AP"] == pytest.approx(result.best["AP"])
