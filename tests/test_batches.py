@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training_data import make_dataset
+from PIL import Image
+from training_data import NAMES, make_dataset
 
 from edgedet import InvalidInputError
 from training.data.batches import Batch, TrainingBatches
 from training.data.dataset import CocoDataset
 from training.data.formats import load_splits
 from training.data.policy import Augmentation, Policy
+from training.pictures import draw_batch
 from training.recipes import input_spec
 
 STRONG = Augmentation(crop=0.5, zoom_out=0.5, mosaic=0.4, mixup=0.6, copy_blend=0.8, channel_shuffle=0.5)
@@ -106,6 +109,19 @@ def test_epochs_follow_the_policy(dataset: CocoDataset) -> None:
     assert not torch.equal(images(policy, 1), images(unmixed, 1))
     assert torch.equal(images(policy, 2), images(unmixed, 2))
     assert torch.equal(images(policy, 3), images(gentle, 3))
+
+
+def test_the_preview_shows_the_whole_augmentation_at_its_size(dataset: CocoDataset, tmp_path: Path) -> None:
+    policy = Policy(STRONG, start=3, sizes=(96,))
+    batch = make(dataset, policy).preview()
+    assert torch.equal(batch.images, next(make(dataset, policy).epoch(3)).images)
+    draw_batch(tmp_path / "batch.png", batch, spec=input_spec(64), names=NAMES)
+    with Image.open(tmp_path / "batch.png") as sheet:
+        assert sheet.size == (4 * 96, 2 * 96)
+        pixels = np.asarray(sheet, np.float32)
+    # The first cell is the first image, but for its boxes and their names.
+    error = np.abs(pixels[:96, :96].transpose(2, 0, 1) / 255 - batch.images[0].numpy()).max(axis=0)
+    assert np.median(error) < 1 / 255
 
 
 def test_edge_input_is_normalised(dataset: CocoDataset) -> None:

@@ -16,25 +16,26 @@ _COLUMNS, _ROWS = 4, 2
 
 
 def draw_batch(file: Path, batch: Batch, *, spec: InputSpec, names: tuple[str, ...]) -> None:
-    """Writes the first images of a batch, as the network sees them, with their boxes."""
+    """Writes the first images of a batch, as the network sees them, with their boxes; spec: how they are normalised."""
     from PIL import Image
 
     mean, std = (np.asarray(value, np.float32)[:, None, None] for value in (spec.mean, spec.std))
     count = min(_COLUMNS * _ROWS, len(batch.targets))
     columns = min(_COLUMNS, count)
-    sheet = Image.new("RGB", (columns * spec.width, -(-count // columns) * spec.height))
+    height, width = batch.images.shape[2:]  # of this step, where training has several sizes
+    sheet = Image.new("RGB", (columns * width, -(-count // columns) * height))
     for index in range(count):
         pixels = batch.images[index].numpy() * std + mean
         image = np.ascontiguousarray((pixels.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
         boxes, labels = batch.targets[index]["boxes"].numpy(), batch.targets[index]["labels"].numpy()
         corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
         truth = Detections(
-            (corners * np.asarray([spec.width, spec.height] * 2)).astype(np.float32),
+            (corners * np.asarray([width, height] * 2)).astype(np.float32),
             np.ones(len(labels), np.float32),
             labels.astype(np.int32),
             [names[label] for label in labels.tolist()],
         )
-        place = (index % columns * spec.width, index // columns * spec.height)
+        place = (index % columns * width, index // columns * height)
         sheet.paste(draw_detections(image, truth, scores=False), place)
     sheet.save(file)
 

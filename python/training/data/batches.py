@@ -140,6 +140,10 @@ class TrainingBatches:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def preview(self) -> Batch:
+        """The first batch of the first epoch with the whole augmentation, to be looked at."""
+        return next(self.epoch(self._policy.start))
+
     def _plan(self, epoch: int, step: int, indices: list[int]) -> _Plan:
         """This process's part of a step: its images, and where their partners for mixing are."""
         settings, spec = self._policy.augmentation_at(epoch), self._spec
