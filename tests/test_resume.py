@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +16,14 @@ import torch
 from safetensors.torch import load_file
 from training_data import make_dataset, tiny_config
 
-from edgedet import InvalidInputError
-from training import trainer
+from edgedet import Error, InvalidInputError
+from edgedet.files import write_atomically
+from training import files, trainer
 from training.loop import StepResult
 from training.reporting import read_metrics
+from training.run_state import Progress
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +38,16 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int, *, number: int = signal.SIGINT) -> None:
-    """Sends this process a signal when a step is recorded, as Ctrl-C would."""
+def after_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Does something when a step has been recorded."""
     record = trainer._Run._record
 
-    def and_interrupt(run: trainer._Run, result: StepResult, *, epoch: int, seconds: float) -> None:
-        record(run, result, epoch=epoch, seconds=seconds)
-        if result.step + 1 == step:
-            os.kill(os.getpid(), number)
+    def and_act(run: trainer._Run, progress: Progress, result: StepResult, *, epoch: int) -> None:
+        record(run, progress, result, epoch=epoch)
+        if progress.step == step:
+            act()
 
-    monkeypatch.setattr(trainer._Run, "_record", and_interrupt)
+    monkeypatch.setattr(trainer._Run, "_record", and_act)
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -53,23 +61,48 @@ def assert_same_run(first: Path, second: Path) -> None:
         assert expected_state[key] == state[key]
 
 
-@pytest.mark.parametrize("step", [3, 4, 5])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "step"), [(signal.SIGINT, 3), (signal.SIGINT, 4), (signal.SIGTERM, 5), (signal.SIGHUP, 2)]
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
     data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, number: int
 ) -> None:
     run = tmp_path / "run"
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with monkeypatch.context() as patched:
-        interrupt_after(patched, step, number=number)
-        assert trainer.train(tiny_config(data, run)).interrupted
-    assert signal.getsignal(signal.SIGINT) is before
+        after_step(patched, step, lambda: os.kill(os.getpid(), number))
+        assert trainer.train(tiny_config(data, run)).signal == number
+    assert signal.getsignal(number) is before
     assert json.loads((run / "state.json").read_text())["step"] == step
-    result = trainer.resume(run)
-    assert not result.interrupted
+    assert trainer.resume(run).signal == 0
     assert_same_run(uninterrupted, run)
     steps = [(record["kind"], record["step"]) for record in read_metrics(run / "metrics.jsonl")]
     assert steps == [(record["kind"], record["step"]) for record in read_metrics(uninterrupted / "metrics.jsonl")]
+
+
+def test_a_second_signal_interrupts_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    after_step(monkeypatch, 2, twice)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(tiny_config(data, tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["step"] == 0
+
+
+def test_killed_at_random_and_in_the_middle_of_writing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    script = Path(__file__).with_name("killed_run.py")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'python'}:{ROOT}"}
+    command = [sys.executable, str(script), str(data), str(run), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lives = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert [status for status, _ in lives].count(signal.SIGKILL) >= 3, done.stdout
+    assert lives[-1] == (0, 9)
+    assert_same_run(uninterrupted, run)
+    assert not [file.name for file in run.iterdir() if file.name.startswith(".")]
 
 
 def test_a_crash_while_saving_leaves_the_state_before(
@@ -96,6 +129,68 @@ def test_a_crash_while_saving_leaves_the_state_before(
     assert [file.name for file in run.glob("state-*")] == ["state-000009.safetensors"]
 
 
+def full_disk(file: Path, *rest: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+
+def test_a_save_that_fails_is_told_and_made_up_for(
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        after_step(patched, 1, lambda: patched.setattr(files, "write_atomically", full_disk))
+        after_step(patched, 7, lambda: patched.setattr(files, "write_atomically", write_atomically))
+        trainer.train(tiny_config(data, run, save_every=2))
+    said = capsys.readouterr().out
+    for step in (2, 3, 4, 6):
+        assert f"step {step}: the run could not be saved in {run} ([Errno 28] No space left on device" in said
+    assert_same_run(uninterrupted, run)
+
+
+def test_a_full_disk_at_the_end_is_an_error_and_leaves_the_state_before(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """A limit of the kernel on the size of files: real writes that fail when they are half done."""
+    run = tmp_path / "run"
+    code = (
+        "import resource, signal, sys\n"
+        "from training import trainer\n"
+        "from training.cli import main\n"
+        "counted = trainer._Run._counted\n"
+        "def full(*args, **kwargs):\n"
+        "    after = counted(*args, **kwargs)\n"
+        "    if after.step == 4:\n"
+        "        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+        "    return after\n"
+        "trainer._Run._counted = full\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    config = tiny_config(data, run)
+    options = [f"--{name}={getattr(config, name)}" for name in ("size", "epochs", "batch", "denoising", "threads")]
+    options += ["--workers=0", "--crop=0.3", "--zoom-out=0.3", "--vertical-flip=0.5", "--eval-every=3"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'python'}:{ROOT}"}
+    command = [sys.executable, "-c", code, "train", str(data), "--out", str(run), *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "step 6: the run could not be saved" in done.stdout
+    assert "error: step 9: the run could not be saved" in done.stderr
+    assert f"continue it with --resume {run}" in done.stderr
+    assert json.loads((run / "state.json").read_text())["step"] == 3
+    assert not [file.name for file in run.iterdir() if file.name.startswith(".")]
+    trainer.resume(run)
+    assert_same_run(uninterrupted, run)
+
+
+def test_a_run_that_can_keep_nothing_does_not_begin(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "write_atomically", full_disk)
+    with pytest.raises(Error, match="step 0: the run could not be saved"):
+        trainer.train(tiny_config(data, tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()  # so the folder can be used again
+
+
 def test_resuming_a_finished_run_changes_nothing(uninterrupted: Path) -> None:
     before = (uninterrupted / "state.json").read_bytes()
     metrics = (uninterrupted / "metrics.jsonl").read_bytes()
@@ -113,7 +208,7 @@ def test_resuming_a_finished_run_changes_nothing(uninterrupted: Path) -> None:
         ("config.json", "[]", "expected an object, got a list"),
         ("state.json", None, "expected state.json to resume from"),
         ("state.json", '{"step": 3}', "expected the state of a run, got something broken"),
-        ("state.json", "version", "expected version 1, got 9"),
+        ("state.json", "version", "expected version 2, got 9"),
         ("state-000009.safetensors", "cut", "expected a safetensors file, got something unreadable"),
     ],
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from training.config import TrainConfig
+from training.models.detector import Detector, build
+from training.recipes import model_config
 
 NAMES, IDS = ("red", "blue"), (3, 8)
 SIZE = 160  # network input: the smallest that has a cell for each of atto's queries
@@ -51,3 +54,10 @@ def tiny_config(data: Path, out: Path, **changes: object) -> TrainConfig:
         "crop": 0.3, "zoom_out": 0.3, "vertical_flip": 0.5, "eval_every": 3,
     }  # fmt: skip
     return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def tiny_network(model: str, *, side: int, classes: int = len(NAMES)) -> Detector:
+    """A detector for inputs so small that they have no cell for each of its usual queries, in training mode."""
+    config = model_config(model, num_classes=classes, denoising=6)
+    decoder = replace(config.decoder, num_queries=40)
+    return build(replace(config, input_size=(side, side), decoder=decoder)).train()

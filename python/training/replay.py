@@ -58,7 +58,8 @@ def _cause(bad: BadBatch, device: torch.device, precision: Precision | None) -> 
         terms = build_criterion(config)(output, batch.targets, epoch=bad.epoch)
     except ModelError as error:
         return f"the forward pass: no module's output is to blame, but {error}"
-    if broken := [f"{name}={float(term)}" for name, term in terms.items() if not math.isfinite(term)]:
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    if broken := [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]:
         return f"the loss: {', '.join(broken)}, of predictions that are finite"
     torch.stack(list(terms.values())).sum().backward()
     if found:

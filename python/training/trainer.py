@@ -153,8 +153,8 @@ class _Run:
             except OutOfMemoryError as error:
                 suggest_micro_batch(config.out, error.micro_batch)
                 raise ModelError(f"{error}. {self._last_save()}") from error
-            except ModelError as error:
-                raise ModelError(f"{error}. {self._last_save()}") from error
+            except Error as error:
+                raise type(error)(f"{error}. {self._last_save()}") from error
             except OSError as error:
                 raise Error(f"{error}. {self._last_save()}") from error
             self._summarise(progress)
@@ -173,7 +173,7 @@ class _Run:
         if self.processes.first:
             write_json(out / "config.json", self.config.to_json())
             names = self.validation.categories.names
-            draw_batch(out / "first_batch.png", next(self.batches.epoch(0)), spec=self.spec, names=names)
+            draw_batch(out / "first_batch.png", self.batches.preview(), spec=self.spec, names=names)
         return progress
 
     def _epochs(self, progress: Progress) -> Progress:

@@ -213,9 +213,9 @@ class Criterion:
         config, device = self.config, targets.labels.device
         labelled = _Pairs.join(parts, [part.labelled for part in parts], device)
         located = _Pairs.join(parts, [part.located for part in parts], device) if config.union_set else labelled
-        per_label = counts.objects.clamp(min=1) * torch.tensor([part.groups or 1 for part in parts], device=device)
+        per_label = counts.objects.clamp(min=counts.least) * torch.tensor([part.groups or 1 for part in parts], device=device)
         union = torch.tensor([part.union for part in parts], device=device)
-        per_location = torch.where(union, counts.pairs.clamp(min=1), per_label)
+        per_location = torch.where(union, counts.pairs.clamp(min=counts.least), per_label)
 
         boxes = torch.cat([part.prediction.boxes.flatten(0, 1) for part in parts]).float()
         l1, giou, located_iou = box_costs(boxes[located.rows], targets.boxes[located.targets])
@@ -307,12 +307,13 @@ class _Counts:
     """What terms are divided by: scalar float32 tensors, of the whole batch as a mean over the processes.
 
     objects: labelled objects. pairs: matched pairs of an ordinary prediction (of the union set, if there is one).
-    images: images.
+    images: images. least: what a divisor is at least: one in all processes together, as one process would have it.
     """
 
     objects: Tensor
     pairs: Tensor
     images: Tensor
+    least: float
 
     def matched(self, part: _Part) -> Tensor:
         """How many queries of a prediction answer for an object."""
@@ -328,13 +329,15 @@ def _count(parts: Sequence[_Part], targets: PackedTargets, objects: float | None
     here = len(targets.labels)
     numbers = [here, len(parts[0].located), len(targets.sizes)]
     counts = torch.tensor(numbers, dtype=torch.float32, device=targets.labels.device)
+    world = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if objects is not None:
-        counts *= max(objects, 1) / max(here, 1)
+        counts *= max(objects, 1 / world) / max(here, 1)
         counts[0] = objects
-    elif distributed.is_available() and distributed.is_initialized():
+    elif world > 1:
         distributed.all_reduce(counts)
-        counts /= distributed.get_world_size()
-    return _Counts(*counts.unbind())
+        counts /= world
+    objects_of_all, pairs, images = counts.unbind()
+    return _Counts(objects_of_all, pairs, images, least=1 / world)
 
 
 def _distillation(parts: Sequence[_Part], pairs: _Pairs, iou: Tensor, counts: _Counts) -> Iterator[tuple[int, Tensor]]:
@@ -354,6 +357,6 @@ def _distillation(parts: Sequence[_Part], pairs: _Pairs, iou: Tensor, counts: _C
         confidence[rows[index]] = ious[index]
         student = _by_edge(part.prediction.corners).float()
         matched, unmatched = distillation_focal(student, softened[id(teacher)], confidence, rows[index])
-        matched = matched / counts.matched(part).clamp(min=1)
-        unmatched = unmatched / counts.unmatched(part).clamp(min=1)
+        matched = matched / counts.matched(part).clamp(min=counts.least)
+        unmatched = unmatched / counts.unmatched(part).clamp(min=counts.least)
         yield index, matched * balance + unmatched * (1 - balance)
