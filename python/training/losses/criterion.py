@@ -213,7 +213,8 @@ class Criterion:
         config, device = self.config, targets.labels.device
         labelled = _Pairs.join(parts, [part.labelled for part in parts], device)
         located = _Pairs.join(parts, [part.located for part in parts], device) if config.union_set else labelled
-        per_label = counts.objects.clamp(min=counts.least) * torch.tensor([part.groups or 1 for part in parts], device=device)
+        groups = torch.tensor([part.groups or 1 for part in parts], device=device)
+        per_label = counts.objects.clamp(min=counts.least) * groups
         union = torch.tensor([part.union for part in parts], device=device)
         per_location = torch.where(union, counts.pairs.clamp(min=counts.least), per_label)
 
