@@ -13,9 +13,10 @@ from training_data import NAMES, make_dataset
 
 from edgedet import InvalidInputError
 from training.data.batches import Batch, TrainingBatches
-from training.data.dataset import CocoDataset
+from training.data.dataset import CocoDataset, Sample
 from training.data.formats import load_splits
 from training.data.policy import Augmentation, Policy
+from training.data.store import decode
 from training.pictures import draw_batch
 from training.recipes import input_spec
 
@@ -122,6 +123,28 @@ def test_the_preview_shows_the_whole_augmentation_at_its_size(dataset: CocoDatas
     # The first cell is the first image, but for its boxes and their names.
     error = np.abs(pixels[:96, :96].transpose(2, 0, 1) / 255 - batch.images[0].numpy()).max(axis=0)
     assert np.median(error) < 1 / 255
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_photos_are_decoded_small_and_look_the_same(tmp_path: Path, orientation: int) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((1200, 900), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[274] = orientation
+    picture.save(tmp_path / "photo.jpg", quality=95, exif=exif)
+    width, height = (1200, 900) if orientation == 1 else (900, 1200)
+    sample = Sample(1, tmp_path / "photo.jpg", width, height, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    whole = decode(sample)
+    assert whole.shape == (height, width, 3)
+    assert decode(sample, enough=500).shape == whole.shape  # a half would be too small
+    for enough, divisor in ((400, 2), (200, 4), (64, 8)):
+        small = decode(sample, enough=enough)
+        assert small.shape[:2] == (-(-height // divisor), -(-width // divisor))
+        expected = np.asarray(Image.fromarray(whole).resize(small.shape[1::-1], Image.Resampling.BOX), np.float32)
+        assert np.abs(small - expected).mean() < 3
+    wrong = Sample(1, sample.file, width + 8, height, sample.boxes, sample.labels)
+    with pytest.raises(InvalidInputError, match="pixels as the annotations state"):
+        decode(wrong, enough=100)
 
 
 def test_edge_input_is_normalised(dataset: CocoDataset) -> None:

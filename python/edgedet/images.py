@@ -21,6 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
@@ -77,13 +78,17 @@ def read_header(file: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -
     return _read(file, str(Path(file)), max_pixels, _header)
 
 
-def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, enough: int | None = None
+) -> NDArray[np.uint8]:
     """Decodes an image file.
 
     Args:
         source: Path of the file, or its contents.
         max_pixels: Largest accepted width x height. Checked against the header, before pixels are allocated. Pillow's
             own limit (``PIL.Image.MAX_IMAGE_PIXELS``) stays in force.
+        enough: Where both sides have at least this many pixels left, a JPEG file is decoded at a half, a quarter or an
+            eighth of its size, several times faster. None: at its size, as other formats are.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous, EXIF orientation applied.
@@ -99,7 +104,7 @@ def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
             "arrays need no reading, pass them to the detector as they are",
         )
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(Path(source))
-    return _read(source, name, max_pixels, _pixels)
+    return _read(source, name, max_pixels, partial(_pixels, enough=enough))
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Path]:
@@ -171,13 +176,16 @@ def _open(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, name: str, *, enough: int | None = None) -> NDArray[np.uint8]:
     from PIL import ImageOps
 
+    if enough is not None:
+        image.draft(None, (enough, enough))
     image.load()
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rgb = ImageOps.exif_transpose(image).convert("RGB")
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
     return np.array(rgb)
 
 

@@ -8,17 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedet import InvalidInputError, read_image
+from edgedet.images import read_header
 from training.data.dataset import Sample
 
 
-def decode(sample: Sample) -> NDArray[np.uint8]:
-    """Reads the image of a sample: (H, W, 3) uint8 RGB.
+def decode(sample: Sample, *, enough: int | None = None) -> NDArray[np.uint8]:
+    """Reads the image of a sample: (H, W, 3) uint8 RGB, maybe shrunk to no less than `enough` pixels a side.
 
     Raises edgedet.ImageError if it cannot be decoded, InvalidInputError if its size is not the one the json states
     (boxes would be misplaced).
     """
-    image = read_image(sample.file)
-    height, width = image.shape[:2]
+    if enough is not None and min(sample.width, sample.height) >= 2 * enough:
+        image = read_image(sample.file, enough=enough)
+        header = read_header(sample.file)
+        width, height = header.width, header.height
+    else:
+        image = read_image(sample.file)
+        height, width = image.shape[:2]
     if (width, height) != (sample.width, sample.height):
         raise InvalidInputError(
             f"{sample.file}: expected {sample.width}x{sample.height} pixels as the annotations state, "
@@ -50,7 +56,7 @@ class ImageStore:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        image = self._shrunk(decode(self._samples[index]))
+        image = self._shrunk(decode(self._samples[index], enough=self._longest))
         with self._lock:
             if index not in self._kept and self._bytes + image.nbytes <= self._limit:
                 self._kept[index] = image
