@@ -187,7 +187,9 @@ class TrainConfig:
     threads: int = field(default=0, metadata=_about("CPU threads of the network; 0 leaves it to PyTorch"))
     workers: int = field(
         default=-1,
-        metadata=_about("threads that prepare images ahead; -1 takes the cores that --threads leaves, at most 8"),
+        metadata=_about(
+            "threads that prepare batches ahead; 0: --threads prepare each when it is due; -1: the cores they leave"
+        ),
     )
     cache_mb: int = field(default=2048, metadata=_about("memory for decoded training images"))
     eval_every: int = field(
