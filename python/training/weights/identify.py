@@ -20,7 +20,7 @@ def candidates(contents: Contents) -> tuple[tuple[str, ...], float]:
     Several models come out where families share an architecture, such as D-FINE, DEIM and RT-DETRv4.
     """
     theirs = _comparable(contents.shapes)
-    shares = {name: _agreement(theirs, _shapes(name)) for name in MODELS}
+    shares = {name: _agreement(theirs, *_shapes(name)) for name in MODELS}
     best = max(shares.values())
     return tuple(name for name, share in shares.items() if share == best), best
 
@@ -34,10 +34,12 @@ def describe(contents: Contents) -> str:
 
 
 @cache
-def _shapes(name: str) -> Shapes:
+def _shapes(name: str) -> tuple[Shapes, Shapes]:
+    """Shapes by every name, and by one name for each tensor: files may hold tied ones once or several times."""
     with torch.device("meta"):
         model = build(detector_config(name))
-    return _comparable({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
+    every = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    return _comparable(every), _comparable({key: tuple(tensor.shape) for key, tensor in model.named_parameters()})
 
 
 def _comparable(shapes: Shapes) -> Shapes:
@@ -49,6 +51,7 @@ def _comparable(shapes: Shapes) -> Shapes:
     }
 
 
-def _agreement(a: Shapes, b: Shapes) -> float:
-    same = sum(b.get(name) == shape for name, shape in a.items())
-    return same / max(1, len(a.keys() | b.keys()))
+def _agreement(theirs: Shapes, every: Shapes, once: Shapes) -> float:
+    same = sum(theirs.get(name) == shape for name, shape in once.items())
+    other = sum(every.get(name) != shape for name, shape in theirs.items())
+    return same / max(1, len(once) + other)
