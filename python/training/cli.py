@@ -45,7 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     train = commands.add_parser(
-        "train", help="train a detector", description="Trains a detector; the run folder gets checkpoints and curves."
+        "train",
+        help="train a detector",
+        usage="%(prog)s [DATA] [options], or %(prog)s --resume RUN",
+        description="Trains a detector; the run folder gets checkpoints and curves.",
     )
     train.add_argument("data", nargs="?", type=Path, help=_field("data").metadata["help"])
     _add_option(train, _field("out"))
