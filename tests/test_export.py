@@ -1,25 +1,25 @@
-"""The deployed form and the ONNX file against the model they come from, and against the published files."""
+"""The ONNX file and the bundle against the model they come from, in both runtimes, and against the published files."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
-from test_models import ATTO, FEMTO, nearest, shaken, targets, tiny_config
-from torch import Tensor, nn
+from test_deploy import FAMILIES, forms, rows, small_config
+from test_models import nearest, shaken, targets, tiny_config
+from torch import Tensor
 
 import edgedet
-from edgedet import Detector, InvalidInputError, ModelError
+from edgedet import Detector, ModelError
 from edgedet.bundle import InputSpec, load_model_json
 from training.export import export_onnx, write_bundle_from_model
 from training.models.deformable_attention import Sampling
 from training.models.deimv2 import Variant, deimv2_config
-from training.models.deploy import deploy
 from training.models.detector import build
+from training.models.zoo import detector_config
 from training.weights.load import load_weights
 
 onnx = pytest.importorskip("onnx")
@@ -37,30 +37,50 @@ def run(path: Path, images: Tensor) -> Tensor:
     return torch.cat([torch.from_numpy(logits), torch.from_numpy(boxes)], dim=-1)
 
 
-def rows(output: Any) -> Tensor:
-    return torch.cat(output if isinstance(output, tuple) else (output.logits, output.boxes), dim=-1)
+def run_openvino(path: Path, images: Tensor) -> Tensor:
+    """As `run`, in OpenVINO in float32."""
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled({"images": images.numpy()})
+    return torch.cat([torch.from_numpy(found[name]) for name in ("logits", "boxes")], dim=-1)
 
 
-@pytest.mark.parametrize("sampling", ["gather", "grid_sample", "discrete"])
-def test_onnx_file(tmp_path: Path, sampling: Sampling) -> None:
-    model = shaken(build(tiny_config())).train()  # any mode
+def disagreement(wanted: Tensor, got: Tensor, size: tuple[int, int]) -> tuple[float, float]:
+    """The largest difference of boxes in pixels and of scores, each row against the nearest one."""
+    limits = torch.tensor([*[1.0] * (wanted.shape[-1] - 4), *[size[1], size[0]] * 2])
+    wanted, got = (torch.cat([x[..., :-4].sigmoid(), x[..., -4:]], dim=-1) * limits for x in (wanted, got))
+    index = torch.cdist(wanted, got, p=float("inf")).argmin(-1, keepdim=True)
+    error = (wanted - got.gather(1, index.expand(-1, -1, got.shape[-1]))).abs()
+    return float(error[..., -4:].max()), float(error[..., :-4].max())
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling"), [(name, form) for name in FAMILIES for form in forms(detector_config(name))]
+)
+def test_onnx_file(tmp_path: Path, name: str, sampling: Sampling | None) -> None:
+    """One file for any batch, the model's numbers in both runtimes, and no operator for shapes or training."""
+    size = (64, 96)
+    model = build(small_config(name, size))
+    shaken(model).train()  # any mode
     path = export_onnx(model, tmp_path / "model.onnx", sampling=sampling)
     graph = onnx.load(path).graph
     assert [value.name for value in graph.input] == ["images"]
     assert [value.name for value in graph.output] == ["logits", "boxes"]
     shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)]
-    assert shapes == [["N", 3, 64, 96], ["N", 12, 5], ["N", 12, 4]]
+    assert shapes == [["N", 3, *size], ["N", 7, 5], ["N", 7, 4]]
     kinds = {node.op_type for node in graph.node}
     assert not kinds & {"BatchNormalization", "Shape", "Constant", "Identity", "ConstantOfShape", "If", "Expand"}
     assert ("GridSample" in kinds) == (sampling == "grid_sample")
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
-    assert "backbone.stem.stem1.conv.Conv" in names
-    if sampling != "discrete":
-        images = torch.rand(3, 3, 64, 96)
+    model.eval()
+    for batch in (1, 2, 8):
+        images = torch.rand(batch, 3, *size)
         with torch.no_grad():
-            wanted = rows(model.eval()(images).final)
-        assert nearest(wanted, run(path, images)).max() < 1e-3
+            wanted = rows(model(images).final)
+        for got in (run(path, images), run_openvino(path, images)):
+            pixels, scores = disagreement(wanted, got, size)
+            assert pixels <= 0.5
+            assert scores <= 1e-3
 
 
 def test_export_is_deterministic(tmp_path: Path) -> None:
@@ -78,12 +98,15 @@ def test_export_refuses_nan(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bundle(tmp_path: Path) -> None:
-    model = shaken(build(tiny_config())).eval()
+@pytest.mark.parametrize("name", ["atto", "dfine-s", "rtdetrv2-r18", "edge-r18"])
+def test_bundle(tmp_path: Path, name: str) -> None:
+    """What the runtime detects is what the model says, scores and boxes."""
+    model = build(small_config(name, (64, 96)))
+    shaken(model).eval()
     spec = InputSpec(width=96, height=64, filter="antialias")
     names = ["a", "b", "c", "d", "e"]
     bundle = write_bundle_from_model(
-        model, tmp_path / "b", name="tiny", input=spec, classes=names, category_ids=[3, 5, 7, 11, 13]
+        model, tmp_path / "b", name=name, input=spec, classes=names, category_ids=[3, 5, 7, 11, 13]
     )
     document = load_model_json(bundle)
     assert document["classes"] == names
@@ -92,11 +115,25 @@ def test_bundle(tmp_path: Path) -> None:
     found = Detector(bundle)(photo)
     images = torch.from_numpy(edgedet.preprocess(photo, width=96, height=64, filter="antialias"))[None]
     with torch.no_grad():
-        scores = model(images).final.logits.sigmoid().flatten().sort(descending=True).values
-    np.testing.assert_allclose(found.scores, scores[: len(found.scores)].numpy(), atol=1e-3)
+        final = model(images).final
+    best = final.logits.sigmoid().flatten().sort(descending=True)
+    np.testing.assert_allclose(found.scores, best.values[: len(found.scores)].numpy(), atol=1e-3)
+    centre, half = final.boxes[0, :, :2], final.boxes[0, :, 2:] / 2
+    corners = torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1) * torch.tensor([70, 50, 70, 50])
+    distance = torch.cdist(torch.from_numpy(found.boxes), corners, p=float("inf")).amin(-1)
+    assert float(distance.max()) <= 0.5
+
+
+def test_bundle_of_another_number_of_classes(tmp_path: Path) -> None:
+    spec = InputSpec(width=96, height=64, filter="antialias")
     with pytest.raises(ModelError, match="5 class names"):
         write_bundle_from_model(
-            model, tmp_path / "c", name="tiny", input=spec, classes=names[:4], category_ids=[1, 2, 3, 4]
+            build(tiny_config()),
+            tmp_path / "c",
+            name="tiny",
+            input=spec,
+            classes=list("abcd"),
+            category_ids=[1, 2, 3, 4],
         )
 
 
@@ -117,7 +154,11 @@ def test_export_after_a_training_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "weights", "sampling"), [("atto", ATTO, "gather"), ("femto", FEMTO, "grid_sample")]
+    ("variant", "weights", "sampling"),
+    [
+        ("atto", "deimv2_hgnetv2_atto_coco.safetensors", "gather"),
+        ("femto", "deimv2_hgnetv2_femto_coco.from_onnx.safetensors", "grid_sample"),
+    ],
 )
 def test_exported_equals_published(
     shared: Path, tmp_path: Path, variant: Variant, weights: str, sampling: Sampling
