@@ -19,6 +19,7 @@ from training_data import make_dataset, tiny_config
 from edgedet import Error, InvalidInputError
 from edgedet.files import write_atomically
 from training import files, trainer
+from training.journal import Journal
 from training.loop import StepResult
 from training.reporting import read_metrics
 from training.run_state import Progress
@@ -40,14 +41,14 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def after_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
     """Does something when a step has been recorded."""
-    record = trainer._Run._record
+    step_of = Journal.step
 
-    def and_act(run: trainer._Run, progress: Progress, result: StepResult, *, epoch: int) -> None:
-        record(run, progress, result, epoch=epoch)
+    def and_act(journal: Journal, progress: Progress, result: StepResult, *, epoch: int, micro_batch: int) -> None:
+        step_of(journal, progress, result, epoch=epoch, micro_batch=micro_batch)
         if progress.step == step:
             act()
 
-    monkeypatch.setattr(trainer._Run, "_record", and_act)
+    monkeypatch.setattr(Journal, "step", and_act)
 
 
 def assert_same_run(first: Path, second: Path) -> None:

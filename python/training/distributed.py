@@ -164,8 +164,9 @@ class Processes:
             *gradients, present = flat.split([*(p.numel() for p in bucket), len(bucket)])
             for parameter, gradient, used in zip(bucket, gradients, present.tolist(), strict=True):
                 if used:
-                    gradient = gradient.view_as(parameter)
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.copy_(gradient)
+                    if parameter.grad is None:
+                        parameter.grad = torch.empty_like(parameter)
+                    parameter.grad.copy_(gradient.view_as(parameter))
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

@@ -113,7 +113,7 @@ def load_state(run: Path, learner: Learner) -> Progress:
         keys = [key for key in _ADAMW if f"optimizer.{key}.{name}" in tensors]
         if keys:
             learner.optimizer.state[parameter] = {
-                key: tensors[f"optimizer.{key}.{name}"].to(parameter.device) for key in keys
+                key: _laid_out(tensors[f"optimizer.{key}.{name}"], parameter) for key in keys
             }
     learner.ema.updates = updates
     learner.scaler.load_state_dict(scaler)
@@ -144,6 +144,13 @@ def _suggested(run: Path) -> int:
 def _smaller(first: int, second: int) -> int:
     """The smaller micro-batch, 0 being the whole batch."""
     return min(first or second, second or first)
+
+
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor with the device and strides of its parameter, side by side with which the fused optimizer walks it."""
+    if tensor.shape != parameter.shape:
+        return tensor.to(parameter.device)
+    return torch.empty_like(parameter).detach().copy_(tensor)
 
 
 def _restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:

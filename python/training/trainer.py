@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -23,20 +22,20 @@ from training.ema import default_decay, tensors_of
 from training.evaluate import evaluate_model
 from training.files import write_json
 from training.guard import MOST_FILES, BadBatch, recent, save_bad_batch, too_many
+from training.journal import Journal
 from training.keeper import Keeper
 from training.loop import StepResult, train_steps
 from training.memory import OutOfMemoryError, keep_freed_memory, limit_memory, parse_bytes, peak_bytes, readable_bytes
 from training.models.detector import Detector
 from training.optim import set_training_mode
-from training.pictures import draw_batch, draw_curve
+from training.pictures import draw_batch
 from training.recipes import input_spec, resolve, summary
 from training.rehearsal import rehearse
-from training.reporting import Console, Records, Speed
+from training.reporting import Console
 from training.run_state import Progress, is_finite, load_state, suggest_micro_batch
 from training.stop import StopRequests
 from training.weights.load import load_weights
 
-_RECORD_EVERY = 10  # steps between records of the loss
 _ROLLBACK_RATE = 0.5  # what the learning rates are multiplied by when training goes back to an earlier state
 
 
@@ -128,7 +127,6 @@ class _Run:
             "category_ids": list(dataset.categories.ids),
         }
         self.most_objects = max(len(sample.labels) for sample in dataset.samples)
-        self.speed = Speed()
         self.stopped_by = 0
 
     def execute(self, progress: Progress | None) -> RunResult:
@@ -141,14 +139,23 @@ class _Run:
             StopRequests() as self.stop,
             Console(total=self.total, done=done, silent=not processes.first) as self.console,
         ):
-            learner.micro_batch = processes.smallest(learner.micro_batch or self._images) % self._images
+            size = processes.smallest(min(learner.micro_batch or self._images, self._images))
+            learner.micro_batch = 0 if size == self._images else size
             processes.spread([*tensors_of(learner.model).values(), *tensors_of(learner.ema.module).values()])
-            self.started = time.perf_counter()
             config.out.mkdir(parents=True, exist_ok=True)
             self.keeper = Keeper(config.out, learner, self.description, say=self.console.say)
             try:
                 progress = self._begin() if progress is None else progress
-                self.records = Records(config.out, keep_to_step=done, say=self.console.say, silent=not processes.first)
+                self.journal = Journal(
+                    config.out,
+                    self.console,
+                    device=learner.device,
+                    lr=config.lr,
+                    epochs=config.epochs,
+                    total=self.total,
+                    done=done,
+                    silent=not processes.first,
+                )
                 progress = self._epochs(progress)
             except OutOfMemoryError as error:
                 suggest_micro_batch(config.out, error.micro_batch)
@@ -189,10 +196,7 @@ class _Run:
                 self.stopped_by = self.stopped_by or self.processes.largest(self.stop.signal)
                 progress = self._save(progress, must=bool(self.stopped_by) or progress.epoch == config.epochs)
         finally:
-            self.records.close()
-            if self.processes.first:
-                with suppress(OSError):
-                    draw_curve(config.out / "metrics.jsonl", config.out / "curve.png")
+            self.journal.close()
         return progress
 
     def _epoch(self, progress: Progress) -> Progress:
@@ -208,7 +212,7 @@ class _Run:
                 micro_batch = self.learner.micro_batch
                 self.console.say(f"step {result.step}: out of memory; from here on {micro_batch} images at a time")
             progress = self._counted(progress, result, seconds=before + time.perf_counter() - started)
-            self._record(progress, result, epoch=epoch)
+            self.journal.step(progress, result, epoch=epoch, micro_batch=micro_batch or self._images)
             if result.bad:
                 self._keep_bad_batch(batch, result, progress, epoch=epoch)
                 if too_many(progress.bad_steps, step=result.step, limit=config.max_bad_steps):
@@ -251,33 +255,6 @@ class _Run:
             bad_steps=bad_steps,
         )
 
-    def _record(self, progress: Progress, result: StepResult, *, epoch: int) -> None:
-        assert self.config.lr is not None
-        done, micro_batch = progress.step, self.learner.micro_batch or self._images
-        self.speed.add(result.images)
-        state = {
-            "images_per_second": round(self.speed.images_per_second, 2),
-            "skipped": progress.skipped,
-            "micro_batch": micro_batch,
-            "peak_memory": peak_bytes(self.learner.device),
-        }
-        self.console.step(
-            done,
-            f"epoch {epoch + 1}/{self.config.epochs}  loss {result.loss:.3f}  "
-            f"{state['images_per_second']:.1f} images/s  {progress.skipped} skipped  micro-batch {micro_batch}  "
-            f"peak {readable_bytes(peak_bytes(self.learner.device))}",
-        )
-        about = {"step": done, "epoch": epoch, "seconds": round(progress.seconds, 3)}
-        if result.skipped:
-            if result.bad:
-                self.console.say(f"step {result.step}: {result.skipped}; the step changes nothing")
-            self.records.add({"kind": "skipped", **about, "why": result.skipped})
-        elif done % _RECORD_EVERY == 0 or done == self.total:
-            rate = self.config.lr * result.factor
-            values = {"loss": result.loss, "lr": rate, "gradient_norm": result.gradient_norm, **result.terms}
-            board = {f"train/{name}": value for name, value in {**values, **state}.items()}
-            self.records.add({"kind": "step", **about, **values, **state}, board=board)
-
     def _validate(self, progress: Progress) -> Progress:
         """Evaluates the averaged weights and keeps them if they are the best so far."""
         learner = self.learner
@@ -291,18 +268,7 @@ class _Run:
             processes=self.processes,
             on_image=self.console.counter(f"epoch {progress.epoch}: validation", len(self.validation)),
         )
-        record = {
-            "kind": "validation",
-            "step": progress.step,
-            "epoch": progress.epoch,
-            "seconds": round(progress.seconds, 3),
-            "wall_seconds": round(time.perf_counter() - self.started, 3),
-        }
-        self.records.add({**record, **metrics}, board={f"validation/{name}": each for name, each in metrics.items()})
-        self.console.say(
-            f"epoch {progress.epoch}: AP {metrics['AP']:.4f}  AP50 {metrics['AP50']:.4f}  AP75 {metrics['AP75']:.4f}  "
-            f"after {progress.seconds:.0f} s of training"
-        )
+        self.journal.validation(progress, metrics)
         if metrics["AP"] <= progress.best.get("AP", -math.inf) or not self.keeper.save_best(progress, metrics):
             return progress
         return replace(progress, best={"step": progress.step, **metrics})
@@ -349,11 +315,7 @@ class _Run:
         rate, micro_batch = learner.rate * _ROLLBACK_RATE, learner.micro_batch
         restored = load_state(config.out, learner)
         learner.rate, learner.micro_batch = rate, micro_batch
-        self.records.rewind(restored.step)
-        self.records.add({"kind": "rollback", "step": restored.step, "from": progress.step, "rate": rate, "why": why})
-        self.console.say(
-            f"step {progress.step - 1}: {why}; going back to step {restored.step} with {rate:g} of the learning rate"
-        )
+        self.journal.rollback(progress, restored, rate=rate, why=why)
         restored = replace(
             restored, seconds=progress.seconds, skipped=progress.skipped, rollbacks=progress.rollbacks + 1
         )
