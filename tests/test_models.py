@@ -1,22 +1,27 @@
-"""The detectors against Hugging Face's implementation, against their own simpler spellings, and against bad weights."""
+"""The detectors against Hugging Face's implementation, and against their own simpler spellings."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from huggingface_models import family_of, huggingface_model
 from torch import Tensor, nn
 
 from training.boxes import box_cxcywh_to_xyxy, weighting_function
 from training.models.anchors import make_anchors
+from training.models.decoder import DecoderConfig, build_decoder
 from training.models.deformable_attention import DeformableAttention
-from training.models.deimv2 import Variant, deimv2_config
-from training.models.detector import Detector, DetectorConfig, build
+from training.models.deimv2 import deimv2_config
+from training.models.detector import DetectorConfig, build
 from training.models.distribution import distance_to_box, integral
+from training.models.edge_decoder import CrossAttention, EdgeDecoder, EdgeDecoderConfig
 from training.models.layers import ConvNorm
-
+from training.models.outputs import Prediction
+from training.models.zoo import MODELS, detector_config
+from training.weights.huggingface import map_names
 
 
 def tiny_config(*, classes: int = 5, size: tuple[int, int] = (64, 96), queries: int = 12) -> DetectorConfig:
@@ -57,140 +62,57 @@ def nearest(wanted: Tensor, got: Tensor) -> Tensor:
     return torch.cdist(wanted, got, p=float("inf")).amin(-1)
 
 
-# The published code's names inside Hugging Face's model, as rules from ours.
-HUGGING_FACE = [
-    (r"^backbone\.stem\.(.*?)\.conv\.", r"model.conv_encoder.model.embedder.\1.convolution."),
-    (r"^backbone\.stem\.(.*?)\.norm\.", r"model.conv_encoder.model.embedder.\1.normalization."),
-    (r"^backbone\.stem\.", r"model.conv_encoder.model.embedder."),
-    (r"^backbone\.stages\.(.*)\.conv\.", r"model.conv_encoder.model.encoder.stages.\1.convolution."),
-    (r"^backbone\.stages\.(.*)\.norm\.", r"model.conv_encoder.model.encoder.stages.\1.normalization."),
-    (r"^backbone\.stages\.", r"model.conv_encoder.model.encoder.stages."),
-    (r"^encoder\.down_sample(\d)\.mix\.", r"model.encoder.down_conv\1."),
-    (r"^encoder\.bi_fusion\.", "model.encoder.bi_fusion_conv."),
-    (r"^encoder\.(fpn|pan)_block\.cv1\.", r"model.encoder.\1_block.conv1."),
-    (r"^encoder\.(fpn|pan)_block\.cv4\.", r"model.encoder.\1_block.conv2."),
-    (r"^encoder\.(fpn|pan)_block\.cv2\.0\.", r"model.encoder.\1_block.csp_rep1."),
-    (r"^encoder\.(fpn|pan)_block\.cv2\.1\.", r"model.encoder.\1_block.csp_rep1.conv2."),
-    (r"^encoder\.(fpn|pan)_block\.cv3\.0\.", r"model.encoder.\1_block.csp_rep2."),
-    (r"^encoder\.(fpn|pan)_block\.cv3\.1\.", r"model.encoder.\1_block.csp_rep2.conv2."),
-    (r"^encoder\.input_proj\.", "model.encoder.input_proj."),
-    (r"^decoder\.(enc_\w+|denoising_class_embed)\.", r"model.\1."),
-    (r"^decoder\.dec_score_head\.", "model.decoder.class_embed."),
-    (r"^decoder\.dec_bbox_head\.", "model.decoder.bbox_embed."),
-    (r"^decoder\.(layers\.\d)\.self_attn\.out_proj\.", r"model.decoder.\1.self_attn.o_proj."),
-    (r"^decoder\.(layers\.\d)\.norm1\.scale", r"model.decoder.\1.self_attn_layer_norm.weight"),
-    (r"^decoder\.(layers\.\d)\.norm2\.scale", r"model.decoder.\1.encoder_attn_layer_norm.weight"),
-    (r"^decoder\.(layers\.\d)\.norm3\.scale", r"model.decoder.\1.final_layer_norm.weight"),
-    (r"^decoder\.(layers\.\d)\.cross_attn\.", r"model.decoder.\1.encoder_attn."),
-    (r"^decoder\.(layers\.\d)\.swish_ffn\.w3\.", r"model.decoder.\1.mlp.down_proj."),
-    (r"^decoder\.", "model.decoder."),
-]
+def parity_config(name: str) -> DetectorConfig:
+    """A published model in its full size, but for the image, the classes and the queries."""
+    config = detector_config(name, num_classes=7)
+    return replace(config, input_size=(96, 128), decoder=replace(config.decoder, num_queries=40))
 
 
-def hugging_face_state(model: Detector) -> dict[str, Tensor]:
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if name in ("decoder.anchors", "decoder.valid_mask"):
-            continue
-        if match := re.match(r"decoder\.(layers\.\d)\.self_attn\.in_proj_(\w+)$", name):
-            for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
-                state[f"model.decoder.{match[1]}.self_attn.{part}_proj.{match[2]}"] = chunk
-        elif match := re.match(r"decoder\.(layers\.\d)\.swish_ffn\.w12\.(\w+)$", name):
-            for part, chunk in zip(("gate", "up"), tensor.chunk(2), strict=True):
-                state[f"model.decoder.{match[1]}.mlp.{part}_proj.{match[2]}"] = chunk
-        else:
-            renamed = next(re.sub(a, b, name) for a, b in HUGGING_FACE if re.search(a, name))
-            state[renamed] = tensor
-            if "class_embed" in renamed or "bbox_embed" in renamed:
-                state[renamed.removeprefix("model.decoder.")] = tensor
-    return state
+def distance(mine: Prediction, logits: Tensor, boxes: Tensor) -> float:
+    """How far any of their rows of logits and box is from the nearest of ours: queries may come in another order."""
+    wanted, got = torch.cat([logits, boxes], dim=-1), torch.cat([mine.logits, mine.boxes], dim=-1)
+    assert wanted.std(dim=1).mean() > 0.01, "queries that are all alike prove nothing"
+    return float(nearest(wanted, got).max())
 
 
-def hugging_face_model(config: DetectorConfig) -> nn.Module:
-    transformers = pytest.importorskip("transformers", reason="the oracle is Hugging Face's Deimv2")
-    if not hasattr(transformers, "Deimv2ForObjectDetection"):
-        pytest.skip("this transformers has no Deimv2")
-    stages, decoder = config.backbone.stages, config.decoder
-    backbone = transformers.HGNetV2Config(
-        stem_channels=list(config.backbone.stem),
-        stage_in_channels=[s.in_channels for s in stages],
-        stage_mid_channels=[s.mid_channels for s in stages],
-        stage_out_channels=[s.out_channels for s in stages],
-        stage_num_blocks=[s.blocks for s in stages],
-        stage_downsample=[s.downsample for s in stages],
-        stage_light_block=[s.light for s in stages],
-        stage_kernel_size=[s.kernel for s in stages],
-        stage_numb_of_layers=[s.layers for s in stages],
-        stage_downsample_strides=[2] * len(stages),
-        use_learnable_affine_block=True,
-        depths=[1] * len(stages),
-        hidden_sizes=[s.out_channels for s in stages],
-        out_indices=[len(stages)],
-    )
-    made = transformers.Deimv2ForObjectDetection(
-        transformers.Deimv2Config(
-            backbone_config=backbone,
-            freeze_backbone_batch_norms=False,
-            encoder_type="lite",
-            encoder_hidden_dim=config.encoder.hidden_dim,
-            encoder_in_channels=list(config.encoder.in_channels),
-            hidden_expansion=config.encoder.expansion,
-            depth_mult=0.5,
-            feat_strides=list(decoder.strides),
-            d_model=decoder.hidden_dim,
-            decoder_in_channels=[decoder.hidden_dim] * 2,
-            num_queries=decoder.num_queries,
-            decoder_ffn_dim=decoder.feedforward_dim,
-            num_feature_levels=2,
-            decoder_n_points=list(decoder.points),
-            decoder_layers=decoder.num_layers,
-            decoder_activation_function="silu",
-            use_gateway=False,
-            share_bbox_head=True,
-            num_labels=decoder.num_classes,
-        )
-    )
-    assert isinstance(made, nn.Module)
-    # Where that port departs from the published code: a projection in front of the query selection, the position of a
-    # query following its box from layer to layer, and ReLU in the heads.
-    made.model.enc_output = nn.Identity()
-    made.model.decoder.query_pos_head = _Once(made.model.decoder.query_pos_head)
-    for module in made.modules():
-        if type(module).__name__ == "Deimv2MLP":
-            module.act = nn.SiLU()
-    return made.eval()
+def their_layers(output: Any) -> list[tuple[Tensor, Tensor]]:
+    """Logits and boxes of every layer that they ran; before D-FINE's first ones come its plain boxes."""
+    return list(zip(output.intermediate_logits.unbind(1), output.intermediate_reference_points.unbind(1), strict=True))
 
 
-class _Once(nn.Module):
-    """Answers every call as it answered the first."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers.layers
-        self.inner = [layers]
-        self.answer: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.answer is None:
-            self.answer = self.inner[0](x)
-        return self.answer
+def train_but_for_norms(model: nn.Module) -> None:
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("variant", ["atto", "femto", "pico"])
-def test_agrees_with_hugging_face(variant: Variant) -> None:
-    config = deimv2_config(variant, num_classes=7, input_size=(320, 256))
-    ours = shaken(build(config)).eval()
-    theirs = hugging_face_model(config)
-    missing, unexpected = theirs.load_state_dict(hugging_face_state(ours), strict=False)
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith(("edge-", "rtdetrv4-"))])
+def test_agrees_with_hugging_face(name: str) -> None:
+    """Deployed and in training, all predictions; without targets there are no denoising queries."""
+    config = parity_config(name)
+    decoder = config.decoder
+    assert isinstance(decoder, DecoderConfig)
+    theirs = huggingface_model(config)
+    ours = build(config).eval()
+    missing, unexpected = ours.load_state_dict(map_names(theirs.state_dict(), family_of(config)), strict=False)
     assert not unexpected
-    assert not missing
-    images = torch.rand(2, 3, 320, 256)
+    assert all(key.endswith(("anchors", "valid_mask", "num_points_scale")) for key in missing)
+
+    images = torch.rand(1, 3, 96, 128)
     with torch.no_grad():
-        mine, reference = ours(images).final, theirs(images)
-    wanted = torch.cat([reference.logits, reference.pred_boxes], dim=-1)
-    got = torch.cat([mine.logits, mine.boxes], dim=-1)
-    assert nearest(wanted, got).max() < 1e-4
+        mine, reference = ours(images), theirs(images)
+        deployed = decoder.eval_layers or 0  # their RT-DETR runs every layer, whatever is deployed
+        assert distance(mine.final, *their_layers(reference)[deployed - 1]) < 1e-4
+        train_but_for_norms(ours)
+        train_but_for_norms(theirs)
+        mine, reference = ours(images), theirs(images)
+    layers = [*([mine.pre] if mine.pre else []), *mine.auxiliary, mine.final]
+    for got, (logits, boxes) in zip(layers, their_layers(reference), strict=True):
+        assert distance(got, logits, boxes) < 1e-4
+    assert mine.encoder is not None
+    assert distance(mine.encoder, reference.enc_topk_logits, reference.enc_topk_bboxes) < 1e-4
 
 
 def test_training_output_is_complete() -> None:
@@ -221,6 +143,131 @@ def test_training_output_is_complete() -> None:
     loss.backward()
     without = [n for n, p in model.named_parameters() if p.grad is None]
     assert not without
+
+
+def tiny_decoder(**changes: Any) -> DecoderConfig:
+    """RT-DETR's decoder, small; `changes` to it."""
+    config = detector_config("rtdetrv2-r18", num_classes=5).decoder
+    assert isinstance(config, DecoderConfig)
+    return replace(config, hidden_dim=32, in_channels=24, feedforward_dim=48, num_queries=12, **changes)
+
+
+def tiny_maps(batch: int = 2) -> list[Tensor]:
+    return [torch.randn(batch, 24, 64 // stride, 96 // stride, requires_grad=True) for stride in (8, 16, 32)]
+
+
+def test_direct_boxes_teach_their_layer_and_the_one_before() -> None:
+    """Three layers: the last boxes move the box heads of layers 1 and 2, and not that of layer 0."""
+    decoder = shaken(build_decoder(tiny_decoder(), (64, 96))).train()
+    boxes = decoder(tiny_maps()).final.boxes
+    heads = [head.layers[-1].bias for head in decoder.dec_bbox_head]
+    first, second, third = torch.autograd.grad(boxes.sum(), heads, allow_unused=True)
+    assert first is None
+    assert second.abs().sum() > 0
+    assert third.abs().sum() > 0
+
+
+@pytest.mark.parametrize("refinement", ["direct", "distribution"])
+def test_training_goes_beyond_the_deployed_layers(refinement: Any) -> None:
+    decoder = shaken(build_decoder(tiny_decoder(refinement=refinement, num_layers=4, eval_layers=2), (64, 96))).eval()
+    maps = tiny_maps()
+    deployed = decoder(maps)
+    train_but_for_norms(decoder)
+    training = decoder(maps)
+    assert len(deployed.queries) == 2
+    assert len(training.queries) == 4
+    assert len(training.auxiliary) == 3
+    torch.testing.assert_close(deployed.final.logits, training.auxiliary[1].logits)
+    torch.testing.assert_close(deployed.final.boxes, training.auxiliary[1].boxes)
+    assert (training.pre is None) == (refinement == "direct")
+    assert (training.final.corners is None) == (refinement == "direct")
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_query_selection_teaches_as_if_every_cell_were_followed(autocast: bool) -> None:
+    """Scores of all cells are made without gradients; chosen cells' are not, under autocast's cached weights either."""
+    decoder = shaken(build_decoder(tiny_decoder(denoising=0), (64, 96)))
+    train_but_for_norms(decoder)
+    maps = tiny_maps()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        chosen = decoder(maps).encoder
+        projected = [layer(m) for layer, m in zip(decoder.input_proj, maps, strict=True)]
+        memory = torch.cat([m.flatten(2).transpose(1, 2) for m in projected], dim=1)
+        content = decoder.enc_output(memory * decoder.valid_mask)
+        logits, boxes = decoder.enc_score_head(content), (decoder.enc_bbox_head(content) + decoder.anchors).sigmoid()
+        index = logits.amax(-1).topk(12, dim=-1).indices
+        image = torch.arange(2)[:, None]
+        weights = [*decoder.enc_output.parameters(), *decoder.enc_score_head.parameters(), maps[0]]
+        losses = [(chosen.logits.float().square().sum() + chosen.boxes.sum())]
+        losses.append(logits[image, index].float().square().sum() + boxes[image, index].sum())
+    mine, plain = (torch.autograd.grad(loss, weights, retain_graph=True) for loss in losses)
+    for got, wanted in zip(mine, plain, strict=True):
+        assert wanted.abs().sum() > 0
+        torch.testing.assert_close(got, wanted, atol=0.02 if autocast else 1e-5, rtol=0.05 if autocast else 1e-4)
+
+
+def test_anchors_made_in_evaluation_serve_training() -> None:
+    decoder = shaken(build_decoder(tiny_decoder(), (64, 64)))
+    with torch.inference_mode():
+        decoder.eval()(tiny_maps())
+    made = decoder.anchors_for([(8, 12), (4, 6), (2, 3)], torch.device("cpu"))
+    train_but_for_norms(decoder)
+    decoder(tiny_maps()).final.boxes.sum().backward()
+    again = decoder.anchors_for([(8, 12), (4, 6), (2, 3)], torch.device("cpu"))
+    assert made[0] is again[0], "multi-scale training changes the size at every step"
+    torch.testing.assert_close(made[0], make_anchors([(8, 12), (4, 6), (2, 3)])[0])
+
+
+def test_discrete_sampling_reads_one_cell() -> None:
+    """RT-DETRv2's definition spelt out, on a map that is wider than high and for locations outside of it."""
+    layer = DeformableAttention(8, 2, (3,), sampling="discrete").double()
+    shaken(layer)
+    query, value = torch.randn(1, 5, 8, dtype=torch.float64), torch.randn(1, 24, 8, dtype=torch.float64)
+    with torch.no_grad():
+        layer.sampling_offsets.weight.normal_()
+    boxes = torch.cat([torch.rand(1, 5, 2) * 1.4 - 0.2, torch.rand(1, 5, 2)], dim=-1).double()
+    got = layer(query, boxes, layer.values(value, [(4, 6)]))[0]
+    offsets = layer.sampling_offsets(query)[0].view(5, 2, 3, 2)
+    weights = layer.attention_weights(query)[0].view(5, 2, 3).softmax(-1)
+    for q in range(5):
+        for head in range(2):
+            total = torch.zeros(4, dtype=torch.float64)
+            for p in range(3):
+                x, y = (boxes[0, q, :2] + offsets[q, head, p] * boxes[0, q, 2:] * 0.5 / 3).tolist()
+                column, row = min(max(int(x * 6 + 0.5), 0), 5), min(max(int(y * 4 + 0.5), 0), 3)
+                total = total + weights[q, head, p] * value[0, row * 6 + column].view(2, 4)[head]
+            torch.testing.assert_close(got[q].view(2, 4)[head], total)
+
+
+def test_edge_attention_is_recorded_on_request() -> None:
+    config = EdgeDecoderConfig(num_classes=5, hidden_dim=32, feedforward_dim=48, num_queries=7, heads=4)
+    decoder = shaken(EdgeDecoder(config)).train()
+    maps = [torch.randn(2, 32, 4, 6), torch.randn(2, 32, 2, 3)]
+    fused = decoder(maps)
+    decoder.record_attention = True
+    recorded = decoder(maps)
+    assert fused.attention == []
+    assert [tuple(a.shape) for a in recorded.attention] == [(2, 4, 7, 30)] * 3
+    for attention in recorded.attention:
+        assert attention.requires_grad
+        torch.testing.assert_close(attention.sum(-1), torch.ones(2, 4, 7))
+    torch.testing.assert_close(fused.final.logits, recorded.final.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fused.final.boxes, recorded.final.boxes)
+    assert len(fused.queries) == 3
+    torch.testing.assert_close(decoder.class_head(fused.queries[-1]), fused.final.logits)
+    assert fused.auxiliary == []
+    assert fused.encoder is None
+
+
+def test_edge_cross_attention_is_pytorchs() -> None:
+    ours, theirs = CrossAttention(32, 4), nn.MultiheadAttention(32, 4, batch_first=True)
+    shaken(ours)
+    theirs.load_state_dict(ours.state_dict())
+    x, memory, record = torch.randn(2, 7, 32), torch.randn(2, 30, 32), []
+    wanted, attention = theirs(x, memory, memory, average_attn_weights=False)
+    torch.testing.assert_close(ours(x, memory), wanted)
+    torch.testing.assert_close(ours(x, memory, record), wanted)
+    torch.testing.assert_close(record[0], attention)
 
 
 def test_denoising_queries_do_not_change_the_others() -> None:
