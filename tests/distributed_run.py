@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from training_data import tiny_config, tiny_network
 
-from training import trainer
+from training import assembly, trainer
 from training.data.batches import Batch
 from training.distributed import Processes
 from training.ema import Ema
@@ -87,9 +87,7 @@ def steps(processes: Processes, folder: Path) -> None:
             torch.manual_seed(0)
             network = tiny_network(model, side=SIDE, classes=3)
             family = CriterionConfig(fgl_weight=0.0, ddf_weight=0.0, union_set=False)
-            optimizer = build_adamw(parameter_groups(network, lr=1e-2, backbone_lr=1e-2, weight_decay=1e-4))
-            for group in optimizer.param_groups:
-                group["eps"] = 1.0  # or Adam's first step is the sign of the gradient, also of one that is all rounding
+            optimizer = smooth_adamw(parameter_groups(network, lr=1e-2, backbone_lr=1e-2, weight_decay=1e-4))
             learner = Learner(
                 model=network,
                 criterion=Criterion(family if model == "atto" else CriterionConfig()),
@@ -120,6 +118,14 @@ def steps(processes: Processes, folder: Path) -> None:
                 write_tensors(file, {"losses": torch.tensor(losses, dtype=torch.float64)})
 
 
+def smooth_adamw(groups: list[dict[str, object]]) -> torch.optim.AdamW:
+    """Adam's first step is the sign of the gradient, also of one that is all rounding; this one's is in proportion."""
+    optimizer = build_adamw(groups)
+    for group in optimizer.param_groups:
+        group["eps"] = 1.0
+    return optimizer
+
+
 def whole_batch(counts: list[int], *, side: int, seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     targets = [
@@ -140,6 +146,9 @@ def train(processes: Processes, folder: Path) -> None:
 
     def and_die(run: trainer._Run, progress: object, result: object, *, seconds: float) -> object:
         after = counted(run, progress, result, seconds=seconds)  # type: ignore[arg-type]
+        if processes.first:
+            with (folder / "losses").open("a", encoding="utf-8") as stream:
+                print(result.loss, file=stream)  # type: ignore[attr-defined]
         if order.exists() and processes.rank == 1 and after.step == int(order.read_text()):
             order.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -147,6 +156,7 @@ def train(processes: Processes, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return after
 
+    assembly.build_adamw = smooth_adamw  # type: ignore[attr-defined]
     trainer._Run._counted = and_die  # type: ignore[method-assign,assignment]
     result = trainer.train(tiny_config(folder.parent / "data", folder / "run", save_every=1, eval_every=1))
     if processes.first and result.signal:

@@ -7,6 +7,8 @@ that a process did not use counts as a gradient of zero there, so that no proces
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
 from edgedet import InvalidInputError, ModelError
 
+_POLL = 0.02  # seconds
 _BUCKET = 1 << 24  # gradients averaged per call: 64 MiB
 
 T = TypeVar("T")
@@ -26,21 +32,24 @@ T = TypeVar("T")
 class Processes:
     """Which process this is, and how many there are.
 
-    rank: of this process in [0, world). local_rank: the same among the processes of this machine. restarts: how often
-    torchrun has started the processes again after a failure.
+    rank: of this process in [0, world). local_rank: the same among the processes of this machine. elastic: whether
+    torchrun starts the processes again after a failure.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    restarts: int = 0
+    elastic: bool = False
 
     @classmethod
     def of_launch(cls) -> Processes:
         """As torchrun says in the environment, or one process alone."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+        says = os.environ.get
         return cls(
-            *(int(os.environ.get(name, default)) for name, default in zip(names, ("0", "1", "0", "0"), strict=True))
+            rank=int(says("RANK", "0")),
+            world=int(says("WORLD_SIZE", "1")),
+            local_rank=int(says("LOCAL_RANK", "0")),
+            elastic=int(says("TORCHELASTIC_MAX_RESTARTS", "0")) > 0,
         )
 
     @property
@@ -68,7 +77,13 @@ class Processes:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        store, rank, world = next(rendezvous("env://"))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore(_meet(store, rank, world), store),
+            rank=rank,
+            world_size=world,
+        )
         try:
             yield
         finally:
@@ -167,6 +182,31 @@ class Processes:
                     if parameter.grad is None:
                         parameter.grad = torch.empty_like(parameter)
                     parameter.grad.copy_(gradient.view_as(parameter))
+
+
+def _meet(store: Store, rank: int, world: int) -> str:
+    """A name that the processes started together agree on, and no processes before them.
+
+    torchrun may keep its store over a restart, addresses of the dead processes included, to which a process that is
+    early would then connect. Numbers of restarts do not help: machines count them differently. So the first process
+    offers a fresh name, the others answer with fresh names of their own, and they take an offer for good only when the
+    first process has confirmed these.
+    """
+    fresh = uuid.uuid4().hex
+    if rank == 0:
+        store.set("offer", fresh)
+        answers = [store.get(f"answer/{fresh}/{other}").decode() for other in range(1, world)]
+        store.set(f"confirmed/{fresh}", " ".join(answers))
+        return fresh
+    deadline = time.monotonic() + default_pg_timeout.total_seconds()
+    while time.monotonic() < deadline:
+        if store.check(["offer"]):
+            offer = store.get("offer").decode()
+            store.set(f"answer/{offer}/{rank}", fresh)
+            if store.check([f"confirmed/{offer}"]) and fresh in store.get(f"confirmed/{offer}").decode().split():
+                return str(offer)
+        time.sleep(_POLL)
+    raise ModelError(f"expected all {world} processes within {default_pg_timeout}, got no sign of the first one")
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

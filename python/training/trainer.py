@@ -57,14 +57,14 @@ class RunResult:
 def train(config: TrainConfig) -> RunResult:
     """Trains, from scratch or from given weights, into a new run folder.
 
-    Ctrl-C, SIGTERM and SIGHUP end the run after the current step, with a state that can be resumed. Started again by
-    torchrun after a failure, it continues from the last state.
+    Ctrl-C, SIGTERM and SIGHUP end the run after the current step, with a state that can be resumed. Where torchrun
+    starts processes again after a failure (--max-restarts), a run of the same configuration continues.
     Raises InvalidInputError for a run folder that is in use, bad data or settings; ModelError when training diverges;
     Error when the run cannot be saved.
     """
     config, processes = resolve(config), Processes.of_launch()
     if (config.out / "config.json").exists():
-        if processes.restarts:
+        if processes.elastic and replace(read_config(config.out), ema_decay=config.ema_decay) == config:
             return resume(config.out)
         raise InvalidInputError(
             f"{config.out}: expected a new run folder, got one with a run in it; "
