@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from training.boxes import weighting_function
 from training.models.anchors import make_anchors
 from training.models.decoder_layer import DecoderLayer, FeedForward, Norm
-from training.models.deformable_attention import DeformableAttention, Shape, TrainedSampling
+from training.models.deformable_attention import CellTable, DeformableAttention, HeadMaps, Shape, TrainedSampling
 from training.models.denoising import DenoisingDraw, make_denoising_queries
 from training.models.distribution import QualityEstimator, distance_to_box, integral
 from training.models.layers import MLP, Activation, ConvNorm, prior_bias
@@ -255,7 +255,7 @@ class Decoder(nn.Module, ABC):
     def _decode(self, queries: _Queries, memory: Tensor, shapes: list[Shape]) -> _Decoded:
         """Run the layers: all in training mode, else those that are deployed."""
 
-    def _run(self, memory: Tensor, shapes: list[Shape]) -> list[tuple[DecoderLayer, list[Tensor], bool]]:
+    def _run(self, memory: Tensor, shapes: list[Shape]) -> list[tuple[DecoderLayer, CellTable | HeadMaps, bool]]:
         """The layers to run, with what each samples from and whether its prediction is wanted."""
         count = self.config.num_layers if self.training else self.config.deployed_layers
         layers: list[DecoderLayer] = list(self.layers[:count])  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from training.models.deformable_attention import DeformableAttention
+from training.models.deformable_attention import CellTable, DeformableAttention, HeadMaps
 from training.models.layers import Activation, RMSNorm, SelfAttention, SwiGLU, activation_layer
 
 Norm = Literal["layer", "rms"]
@@ -74,7 +74,7 @@ class DecoderLayer(nn.Module):
         return self.linear2(self.activation(self.linear1(x)))  # type: ignore[no-any-return]
 
     def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, values: list[Tensor], mask: Tensor | None
+        self, x: Tensor, position: Tensor, reference: Tensor, values: CellTable | HeadMaps, mask: Tensor | None
     ) -> Tensor:
         """Attend and transform.
 

@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.models.cell_table import CellTable, Shape
+
+__all__ = ["CellTable", "DeformableAttention", "HeadMaps", "Sampling", "Shape", "TrainedSampling"]
+
 Sampling = Literal["gather", "grid_sample", "discrete"]
 """How a deployed network reads its maps. gather: bilinear by four gathers. grid_sample: bilinear by the framework's
 operator. discrete: one cell, an approximation that only networks trained for it should use."""
@@ -20,7 +24,32 @@ TrainedSampling = Literal["bilinear", "discrete"]
 """How a network was trained to read its maps. discrete: the one cell that a location falls into (RT-DETRv2, Lv et al.
 2024, §3.1), which has no gradient for the location."""
 
-Shape = tuple[int, int]
+_LONG_ROW = 16  # channels per head from which a `CellTable` is the faster
+
+
+class HeadMaps:
+    """The maps of every head with channels first: what `torch.nn.functional.grid_sample` takes."""
+
+    def __init__(self, memory: Tensor, shapes: list[Shape], heads: int, sampling: TrainedSampling) -> None:
+        """memory: (B, L, D), the levels' cells row by row, one level after another. shapes: their (H, W)."""
+        batch, _, dim = memory.shape
+        self.sampling = sampling
+        self.maps = [
+            level.transpose(1, 2).reshape(batch * heads, dim // heads, h, w)
+            for level, (h, w) in zip(memory.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+        ]
+
+    def sample(self, locations: Tensor, weights: Tensor, points: tuple[int, ...]) -> Tensor:
+        """Weighted sums of what is found at points: see `CellTable.sample`."""
+        batch, queries = weights.shape[:2]
+        mode = "bilinear" if self.sampling == "bilinear" else "nearest"
+        sampled = []
+        for level, at in zip(self.maps, locations.transpose(1, 2).flatten(0, 1).split(points, dim=2), strict=True):
+            if self.sampling == "discrete":
+                at = _cell_centre(at, (level.shape[2], level.shape[3]))
+            sampled.append(F.grid_sample(level, 2 * at - 1, mode=mode, padding_mode="zeros", align_corners=False))
+        mixed = (torch.cat(sampled, dim=-1) * weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)).sum(-1)
+        return mixed.view(batch, -1, queries).transpose(1, 2)
 
 
 class DeformableAttention(nn.Module):
@@ -68,21 +97,19 @@ class DeformableAttention(nn.Module):
         with torch.no_grad():
             self.sampling_offsets.bias.copy_((ray[:, None] * steps[:, None]).flatten())
 
-    def values(self, memory: Tensor, shapes: list[Shape]) -> list[Tensor]:
-        """What `forward` samples from: (B * heads, D / heads, H, W) of each level.
+    def values(self, memory: Tensor, shapes: list[Shape]) -> CellTable | HeadMaps:
+        """What `forward` samples from. Without projections the same for every layer of a decoder.
 
         memory: (B, L, D), the levels' cells row by row, one level after another. shapes: (H, W) of each level.
-        Without projections the same for every layer of a decoder.
         """
         if self.value_proj is not None:
             memory = self.value_proj(memory)
-        batch, _, dim = memory.shape
-        return [
-            level.transpose(1, 2).reshape(batch * self.heads, dim // self.heads, h, w)
-            for level, (h, w) in zip(memory.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
-        ]
+        long = memory.shape[-1] >= _LONG_ROW * self.heads
+        if long and memory.device.type == "cpu" and memory.dtype == torch.float32 and self.sampling == "bilinear":
+            return CellTable(memory, shapes, self.heads)
+        return HeadMaps(memory, shapes, self.heads, self.sampling)
 
-    def forward(self, query: Tensor, reference: Tensor, values: list[Tensor]) -> Tensor:
+    def forward(self, query: Tensor, reference: Tensor, values: CellTable | HeadMaps) -> Tensor:
         """Attend.
 
         query: (B, Q, D). reference: (B, Q, 4) cxcywh in [0, 1]. values: as `values` made them. Returns (B, Q, D).
@@ -94,21 +121,8 @@ class DeformableAttention(nn.Module):
         scale = 0.5 * self.num_points_scale.to(query.dtype).unsqueeze(-1)
         reference = reference[:, :, None, None]
         locations = reference[..., :2] + offsets * scale * reference[..., 2:]
-        mixed = self._sample(values, locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1))
-        out = mixed.view(batch, -1, queries).transpose(1, 2)
+        out = values.sample(locations, weights, self.points)
         return out if self.output_proj is None else self.output_proj(out)
-
-    def _sample(self, values: list[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
-        """locations: (B * heads, Q, points, 2) x, y in [0, 1]; weights: (B * heads, Q, points).
-
-        Returns (B * heads, D / heads, Q).
-        """
-        mode = "bilinear" if self.sampling == "bilinear" else "nearest"
-        sampled = []
-        for value, location in zip(values, locations.split(self.points, dim=2), strict=True):
-            at = location if self.sampling == "bilinear" else _cell_centre(location, (value.shape[2], value.shape[3]))
-            sampled.append(F.grid_sample(value, 2 * at - 1, mode=mode, padding_mode="zeros", align_corners=False))
-        return (torch.cat(sampled, dim=-1) * weights.unsqueeze(1)).sum(-1)
 
 
 def _cell_centre(location: Tensor, shape: Shape) -> Tensor:
