@@ -92,6 +92,25 @@ def test_a_second_signal_interrupts_at_once(data: Path, tmp_path: Path, monkeypa
     assert json.loads((tmp_path / "run" / "state.json").read_text())["step"] == 0
 
 
+@pytest.mark.parametrize("name", ["state-000009.safetensors", "state.json", "last.safetensors", "best.safetensors"])
+def test_killed_before_any_of_the_last_files(
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run = tmp_path / "run"
+
+    def die(file: Path, content: bytes) -> None:
+        if file.name == name:
+            raise KeyboardInterrupt
+        write_atomically(file, content)
+
+    with monkeypatch.context() as patched:
+        after_step(patched, 9, lambda: patched.setattr(files, "write_atomically", die))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(tiny_config(data, run, save_every=2))
+    trainer.resume(run)
+    assert_same_run(uninterrupted, run)
+
+
 def test_killed_at_random_and_in_the_middle_of_writing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     script = Path(__file__).with_name("killed_run.py")

@@ -33,8 +33,9 @@ class Keeper:
         if not self._learner.processes.first:
             return
         try:
-            save_state(self._run, self._learner, progress)
+            # The state comes last: after a kill in between, going on from the state before writes the weights again.
             self._save_weights("last.safetensors", progress, None)
+            save_state(self._run, self._learner, progress)
         except OSError as error:
             text = f"step {progress.step}: the run could not be saved in {self._run} ({error})"
             if must:
