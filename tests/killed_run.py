@@ -44,20 +44,27 @@ def live(data: Path, run: Path, die_at_write: int) -> None:
         trainer.train(tiny_config(data, run, save_every=1))
 
 
+def step_of(run: Path) -> int:
+    state = run / "state.json"
+    return int(json.loads(state.read_text())["step"]) if state.exists() else -1
+
+
 def main() -> None:
     data, run, rng = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(int(sys.argv[3]))
     for life in range(KILLS + 1):
-        in_a_write = rng.randrange(5, 12) if life % 2 == 0 and life < KILLS else -1
+        in_a_write = rng.randrange(5, 9) if life % 2 == 0 and life < KILLS else -1
         child = os.fork()
         if child == 0:
             live(data, run, in_a_write)
             os._exit(0)
         if in_a_write < 0 and life < KILLS:
-            time.sleep(rng.uniform(0.5, 3.0))
+            before = step_of(run)
+            while step_of(run) == before and before < 9:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.2))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        state = run / "state.json"
-        print(status, json.loads(state.read_text())["step"] if state.exists() else -1, flush=True)
+        print(status, step_of(run), flush=True)
 
 
 if __name__ == "__main__":
