@@ -1,131 +1,211 @@
-"""Seconds of one training step (forward, loss, backward, AdamW), beside the official code's.
+"""Seconds of one training step (forward, loss, backward, clip, AdamW), beside the official code's and transformers'.
 
-    python benchmarks/train_step.py --model atto --batch 16 --threads 2 [--official FILE] [--profile]
+    python -m benchmarks.train_step rtdetrv2-r18 --data COCO --official RT-DETR/rtdetrv2_pytorch
+    python -m benchmarks.train_step dfine-s --data COCO --official D-FINE
+    python -m benchmarks.train_step atto --data COCO --official DEIMv2
+    python -m benchmarks.train_step atto --data COCO --profile
 
-FILE is a Python file around the official repository with `build(variant, num_classes, size)` returning its network and
-`criterion(num_classes)` returning its loss; the two take turns, so that a busy machine disturbs both alike.
+Each adds its rows to benchmarks/results/train_step.json and train_step.md. COCO: a dataset folder, of which real images
+with their boxes are taken. The official code needs what its own requirements.txt asks for.
+
+All contenders live in one process and take turns in an order that rotates, so that a machine that slows down for a
+while slows all of them; ratios are of medians. They see the same images and boxes, so that they make the same number
+of denoising queries, and train with AdamW and gradients clipped to a norm of 0.1. The settings of the C library's
+allocator that `python -m training train` uses hold for the process, hence for all.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
+import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.bccd_curve import cpu_name
+from benchmarks.train_step_peers import Official, Targets, Transformers
+from training.boxes import box_xyxy_to_cxcywh
+from training.data.batches import validation_batches
+from training.data.formats import find_splits, read_split
+from training.files import write_json
+from training.losses.criterion import Criterion
 from training.memory import keep_freed_memory
-from training.models.deimv2 import deimv2_config
 from training.models.detector import build
-from training.recipes import build_criterion
+from training.models.zoo import detector_config
+from training.recipes import input_spec, recipe_for
 
-Step = Callable[[Tensor, list[dict[str, Tensor]]], None]
+OURS, OFFICIAL, TRANSFORMERS = "edgedet", "official", "transformers"
+CLIP = 0.1
 
 
-def random_targets(batch: int, classes: int, objects: int) -> list[dict[str, Tensor]]:
+@dataclass(frozen=True)
+class Case:
+    """A model as it is measured: side of the input in pixels, images per step."""
+
+    size: int
+    batch: int
+
+
+CASES = {"rtdetrv2-r18": Case(640, 2), "dfine-s": Case(640, 2), "atto": Case(320, 16)}
+
+
+class Ours(nn.Module):
+    """The network of this project and the loss of its recipe."""
+
+    def __init__(self, model: str, size: int) -> None:
+        super().__init__()
+        self.network = build(detector_config(model, input_size=(size, size)))
+        self.criterion = Criterion(recipe_for(model, published=True).criterion)
+
+    def forward(self, images: Tensor, targets: Targets) -> Tensor:
+        """The loss of a batch: images (B, 3, H, W) in [0, 1], targets with `labels` and cxcywh `boxes`."""
+        return torch.stack(list(self.criterion(self.network(images, targets), targets).values())).sum()
+
+
+def batches(data: Path, size: int, batch: int, count: int) -> list[tuple[Tensor, list[dict[str, Tensor]]]]:
+    """Batches of the first images that have boxes, of the training split if the dataset is split."""
+    splits = find_splits(data)
+    dataset = read_split(splits.get("train") or next(iter(splits.values())))
+    samples = [sample for sample in dataset.samples if len(sample.boxes)][: count * batch]
     return [
-        {
-            "labels": torch.randint(0, classes, (objects,)),
-            "boxes": torch.cat([torch.rand(objects, 2) * 0.6 + 0.2, torch.rand(objects, 2) * 0.2 + 0.05], dim=1),
-        }
-        for _ in range(batch)
+        (
+            images,
+            [
+                {"labels": torch.from_numpy(s.labels), "boxes": box_xyxy_to_cxcywh(torch.from_numpy(s.boxes))}
+                for s in chunk
+            ],
+        )
+        for images, chunk in validation_batches(tuple(samples), spec=input_spec(size), batch=batch)
     ]
 
 
-def optimiser(model: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4, fused=fused)
+class Stepper:
+    """A contender in training: `step` is what is timed."""
+
+    def __init__(self, loss: nn.Module, *, fused: bool) -> None:
+        self.loss = loss.train()
+        self.parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=1e-4, fused=fused)
+
+    def step(self, images: Tensor, targets: Targets) -> None:
+        self.optimizer.zero_grad()
+        self.loss(images, targets).backward()
+        nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimizer.step()
 
 
-def our_step(variant: str, classes: int, size: int) -> Step:
-    model = build(deimv2_config(variant, num_classes=classes, input_size=(size, size))).train()  # type: ignore[arg-type]
-    criterion, adamw = build_criterion(), optimiser(model, fused=True)
+def measure(contenders: dict[str, Stepper], feed: list[tuple[Tensor, list[dict[str, Tensor]]]], steps: int) -> Any:
+    """Seconds of each contender's steps, {name: {"wall": [...], "cpu": [...]}}; the first turn only warms up."""
+    names = list(contenders)
+    times: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in names}
+    for turn in range(steps + 1):
+        images, targets = feed[turn % len(feed)]
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            contenders[name].step(images, targets)
+            if turn:
+                times[name]["wall"].append(time.perf_counter() - wall)
+                times[name]["cpu"].append(time.process_time() - cpu)
+    return times
 
-    def step(images: Tensor, targets: list[dict[str, Tensor]]) -> None:
-        adamw.zero_grad(set_to_none=True)
-        torch.stack(list(criterion(model(images, targets), targets).values())).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        adamw.step()
 
-    return step
+def summary(times: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Medians and minima per contender, and what part of theirs our median is."""
+    rows: dict[str, Any] = {
+        name: {
+            "median_s": round(statistics.median(of["wall"]), 4),
+            "min_s": round(min(of["wall"]), 4),
+            "median_cpu_s": round(statistics.median(of["cpu"]), 4),
+        }
+        for name, of in times.items()
+    }
+    for name, row in rows.items():
+        if name != OURS:
+            row["edgedet_takes"] = round(rows[OURS]["median_s"] / row["median_s"], 3)
+    return rows
 
 
-def official_step(file: Path, variant: str, classes: int, size: int) -> Step:
-    spec = importlib.util.spec_from_file_location("official", file)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"error: {file}: expected a Python file")
-    official = importlib.util.module_from_spec(spec)
-    sys.modules["official"] = official
-    spec.loader.exec_module(official)
-    model, criterion = official.build(variant, classes, (size, size)).train(), official.criterion(classes)
-    adamw = optimiser(model, fused=False)
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# One training step",
+        "",
+        "Seconds, median of the steps (lowest in brackets); the ratio is of medians. Written by benchmarks/train_step.py.",
+        "",
+        "| model | size | batch | edgedet | official code | ratio | transformers | ratio | threads, steps |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model, result in results.items():
+        cells = [model, f"{result['size']}", f"{result['batch']}"]
+        for name in (OURS, OFFICIAL, TRANSFORMERS):
+            row = result["seconds"].get(name)
+            cells.append(f"{row['median_s']:.3f} ({row['min_s']:.3f})" if row else "-")
+            if name != OURS:
+                cells.append(f"**{row['edgedet_takes']:.2f}**" if row else "-")
+        lines.append(f"| {' | '.join(cells)} | {result['threads']}, {result['steps']} |")
+    machines = sorted({f"{r['machine']}, torch {r['versions']['torch']}" for r in results.values()})
+    return "\n".join([*lines, "", f"Machine: {'; '.join(machines)}. No GPU.", ""])
 
-    def step(images: Tensor, targets: list[dict[str, Tensor]]) -> None:
-        adamw.zero_grad()
-        sum(criterion(model(images, targets), targets, epoch=0).values()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        adamw.step()
 
-    return step
+def profile(stepper: Stepper, images: Tensor, targets: Targets) -> str:
+    """Where a step spends its time, by operation."""
+    stepper.step(images, targets)
+    with torch.profiler.profile() as recorded:
+        stepper.step(images, targets)
+    return str(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=50))
 
 
 def main() -> None:
+    """Measures one model and adds it to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["atto", "femto", "pico"], default="atto")
-    parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--classes", type=int, default=3)
-    parser.add_argument("--objects", type=int, default=13, help="per image")
+    parser.add_argument("model", choices=CASES)
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder with real images")
+    parser.add_argument("--official", type=Path, help="folder of the official code, with configs/ in it")
+    parser.add_argument("--without-transformers", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--official", type=Path, help="Python file around the official code")
-    parser.add_argument("--profile", action="store_true", help="print where one of our steps spends its time")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--profile", action="store_true", help="only print where one of our steps spends its time")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     keep_freed_memory()
-    steps = {"edgedet": our_step(arguments.model, arguments.classes, arguments.size)}
-    if arguments.official is not None:
-        steps["official"] = official_step(arguments.official, arguments.model, arguments.classes, arguments.size)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    cpu: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(arguments.steps + 1):
-        images = torch.rand(arguments.batch, 3, arguments.size, arguments.size)
-        targets = random_targets(arguments.batch, arguments.classes, arguments.objects)
-        for name, step in steps.items():
-            wall, process = time.perf_counter(), time.process_time()
-            step(images, targets)
-            if turn:  # the first is warm-up
-                seconds[name].append(time.perf_counter() - wall)
-                cpu[name].append(time.process_time() - process)
-    result = {
-        name: {
-            "median_s": round(statistics.median(values), 4),
-            "min_s": round(min(values), 4),
-            "median_cpu_s": round(statistics.median(cpu[name]), 4),
-        }
-        for name, values in seconds.items()
-    }
-    print(json.dumps(result, indent=2))
-    if "official" in result:
-        ours, theirs = result["edgedet"], result["official"]
-        ratios = {key: round(ours[key] / theirs[key], 3) for key in ours}
-        print(f"edgedet / official: {ratios}")
-        result["ratio"] = ratios
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    case = CASES[arguments.model]
+    feed = batches(arguments.data, case.size, case.batch, count=4)
+    contenders = {OURS: Stepper(Ours(arguments.model, case.size), fused=True)}
     if arguments.profile:
-        with torch.profiler.profile() as profile:
-            steps["edgedet"](images, targets)
-        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50))
+        print(profile(contenders[OURS], *feed[0]))
+        return
+    if not arguments.without_transformers:
+        contenders[TRANSFORMERS] = Stepper(Transformers(arguments.model), fused=False)
+    if arguments.official is not None:
+        contenders[OFFICIAL] = Stepper(Official(arguments.model, arguments.official), fused=False)
+    seconds = summary(measure(contenders, feed, arguments.steps))
+    print(json.dumps(seconds, indent=2))
+
+    file = arguments.out / "train_step.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    results[arguments.model] = {
+        "size": case.size,
+        "batch": case.batch,
+        "threads": arguments.threads,
+        "steps": arguments.steps,
+        "seconds": seconds,
+        "parameters": {name: sum(p.numel() for p in c.parameters) for name, c in contenders.items()},
+        "machine": cpu_name(),
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("torch", "transformers")}},
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_json(file, results)
+    (arguments.out / "train_step.md").write_text(table(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
