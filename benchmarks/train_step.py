@@ -137,7 +137,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# One training step",
         "",
-        "Seconds, median of the steps (lowest in brackets); ratios are of medians. Written by benchmarks/train_step.py.",
+        "Seconds, median of the steps (lowest in brackets); ratios are of medians. Made by benchmarks/train_step.py.",
         "",
         "| model | size | batch | edgedet | official code | ratio | transformers | ratio | threads, steps |",
         "|---|---|---|---|---|---|---|---|---|",
