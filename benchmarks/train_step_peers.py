@@ -90,8 +90,7 @@ _B0: dict[str, Any] = {
 
 
 def _rtdetrv2_r18() -> nn.Module:
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")
     backbone = transformers.RTDetrResNetConfig(
         layer_type="basic",
         depths=[2, 2, 2, 2],
@@ -106,12 +105,12 @@ def _rtdetrv2_r18() -> nn.Module:
         decoder_layers=3,
         num_labels=80,
     )
-    return transformers.RTDetrV2ForObjectDetection(config)  # type: ignore[no-any-return]
+    network: nn.Module = transformers.RTDetrV2ForObjectDetection(config)
+    return network
 
 
 def _dfine_s() -> nn.Module:
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")
     backbone = transformers.HGNetV2Config(
         stem_channels=[3, 16, 16],
         hidden_sizes=_B0["stage_out_channels"],
@@ -130,12 +129,12 @@ def _dfine_s() -> nn.Module:
         decoder_n_points=[3, 6, 3],
         num_labels=80,
     )
-    return transformers.DFineForObjectDetection(config)  # type: ignore[no-any-return]
+    network: nn.Module = transformers.DFineForObjectDetection(config)
+    return network
 
 
 def _atto() -> nn.Module:
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")
     backbone = transformers.HGNetV2Config(
         stem_channels=[3, 16, 16],
         hidden_sizes=_ATTO["stage_out_channels"],
@@ -168,4 +167,5 @@ def _atto() -> nn.Module:
         weight_loss_ddf=0.0,
         num_labels=80,
     )
-    return transformers.Deimv2ForObjectDetection(config)  # type: ignore[no-any-return]
+    network: nn.Module = transformers.Deimv2ForObjectDetection(config)
+    return network
