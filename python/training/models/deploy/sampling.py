@@ -5,6 +5,8 @@ Shapes here: P counts the sampling points of a head over all levels, R = heads *
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from training.models.deformable_attention import DeformableAttention, Sampling, 
 from training.models.deploy.operators import gather_rows
 
 
-class _Deformable(nn.Module):
+class _Deformable(nn.Module, ABC):
     """`DeformableAttention` with one linear layer for offsets and weights, and constants folded into it.
 
     units: (2, R), what one coordinate of the network input is in units of the values that `_read` is given.
@@ -45,9 +47,9 @@ class _Deformable(nn.Module):
         weights = weights.reshape(-1, self.queries, self.heads, self.total).softmax(-1)
         return self.output_proj(self._read(offsets, centre, weights, values))  # type: ignore[no-any-return]
 
+    @abstractmethod
     def _read(self, offsets: Tensor, centre: Tensor, weights: Tensor, values: list[Tensor]) -> Tensor:
         """offsets: (B, Q, 2, R) in `units`; centre: (B, Q, 2, 1) in [0, 1]; weights: (B, Q, H, P). (B, Q, D)."""
-        raise NotImplementedError
 
 
 class GridSampling(_Deformable):
