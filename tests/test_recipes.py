@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -248,6 +249,27 @@ def test_sizes_that_the_model_cannot_take_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"\(96, 96\) has 45 cells"):
         config(size=160, multi_scale=1)
     assert config(size=224, multi_scale=1).policy().sizes == (160, 192, 224, 256, 224)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "workers"),
+    [
+        ("cpu", 12, None, 8), ("cpu", 6, None, 4), ("cpu", 6, 1, 4), ("cpu", 12, 2, 4), ("cpu", 12, 4, 1),
+        ("cpu", 7, 2, 1), ("cpu", 2, 4, 0), ("cuda", 12, None, 8), ("cuda", 12, 4, 2),
+    ],
+)  # fmt: skip
+def test_processes_share_the_cores_of_their_machine(
+    monkeypatch: pytest.MonkeyPatch, device: str, cores: int, processes: int | None, workers: int
+) -> None:
+    """Each has two threads, which matter where it trains on a CPU, or one that feeds its GPU."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    options = {"device": device, "threads": 2, "precision": "fp32"}
+    assert config(workers=-1, **options).workers == workers
+    assert config(workers=3, **options).workers == 3
 
 
 def test_a_whole_published_policy() -> None:

@@ -32,13 +32,14 @@ T = TypeVar("T")
 class Processes:
     """Which process this is, and how many there are.
 
-    rank: of this process in [0, world). local_rank: the same among the processes of this machine. elastic: whether
-    torchrun starts the processes again after a failure.
+    rank: of this process in [0, world). local_rank, local_world: the same among the processes of this machine.
+    elastic: whether torchrun starts the processes again after a failure.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    local_world: int = 1
     elastic: bool = False
 
     @classmethod
@@ -49,6 +50,7 @@ class Processes:
             rank=int(says("RANK", "0")),
             world=int(says("WORLD_SIZE", "1")),
             local_rank=int(says("LOCAL_RANK", "0")),
+            local_world=int(says("LOCAL_WORLD_SIZE", "1")),
             elastic=int(says("TORCHELASTIC_MAX_RESTARTS", "0")) > 0,
         )
 

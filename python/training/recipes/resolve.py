@@ -11,6 +11,7 @@ import torch
 
 from edgedet import InvalidInputError
 from training.config import TrainConfig
+from training.distributed import Processes
 from training.models.decoder import DecoderConfig
 from training.recipes.build import model_config
 from training.recipes.catalogue import recipe_for
@@ -68,9 +69,13 @@ def _fitted(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine(config: TrainConfig) -> dict[str, Any]:
-    """Device, threads, workers and precision. Raises InvalidInputError for what the machine does not have."""
+    """Device, threads, workers and precision, of each process where several share the machine.
+
+    Raises InvalidInputError for what the machine does not have.
+    """
     device = device_of(config.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    cores //= Processes.of_launch().local_world
     threads = config.threads or torch.get_num_threads()
     workers = config.workers
     if workers < 0:
