@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
+import onnx
 import pytest
 from training_data import IDS, NAMES, make_dataset
 
 from edgedet import Detector, read_image
 from edgedet.bundle import load_model_json
-from training.cli import build_parser, main
+from training.cli import _SAMPLINGS, build_parser, main
+from training.models.deformable_attention import Sampling
 from training.weights.read import read_description
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +64,24 @@ def test_export_makes_a_bundle_that_detects(run: Path, data: Path, tmp_path: Pat
     detections = Detector(bundle, threads=1)(image)
     assert len(detections) > 0
     assert set(detections.names) <= set(NAMES)
+
+
+def test_export_reads_maps_as_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def export(name: str, *options: str) -> int:
+        return main(["export", str(run), "--out", str(tmp_path / name), *options])
+
+    def kinds(name: str) -> set[str]:
+        (file,) = (tmp_path / name).glob("*.onnx")
+        return {node.op_type for node in onnx.load(file).graph.node}
+
+    assert export("default") == export("other", "--sampling", "grid_sample") == 0
+    assert "GridSample" in kinds("other") - kinds("default")
+    capsys.readouterr()
+    assert export("refused", "--sampling", "discrete") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: sampling: expected 'gather' or 'grid_sample', as atto was trained, got 'discrete'")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "refused").exists()
 
 
 def test_resume_of_an_interrupted_process(data: Path, tmp_path: Path) -> None:
@@ -162,6 +183,10 @@ def test_every_option_of_the_configuration_has_a_flag() -> None:
     assert (parsed.size, parsed.lr, parsed.freeze, parsed.freeze_norm) == (320, 0.01, ["a", "b"], "all")
     assert (parsed.milestones, parsed.no_decay, parsed.recipe, parsed.compile) == ([3, 5], ["norms"], "published", True)
     assert build_parser().parse_args(["train", "d", "--freeze"]).freeze == []  # nothing, whatever the recipe says
+
+
+def test_every_form_of_sampling_can_be_exported() -> None:
+    assert get_args(Sampling) == _SAMPLINGS
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

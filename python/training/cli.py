@@ -35,6 +35,7 @@ _OPTION_GROUPS = {
     ),
     "safety": ("save_every", "max_bad_steps", "max_rollbacks"),
 }  # fmt: skip
+_SAMPLINGS = ("gather", "grid_sample", "discrete")  # the values of `Sampling`, whose module loads torch
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_foreign(export)
     export.add_argument(
         "--categories", type=Path, metavar="JSON", help="for weights from elsewhere: COCO json that lists the classes"
+    )
+    export.add_argument(
+        "--sampling",
+        choices=_SAMPLINGS,
+        help="how deformable attention reads its maps in the graph; the model's own default if not given",
     )
     export.add_argument("--name", help="name of the model in the bundle; the architecture's if not given")
     export.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the weights")
@@ -187,6 +193,7 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.out,
         name=arguments.name,
         foreign=Foreign(model=arguments.model, categories=arguments.categories, filter=arguments.filter),
+        sampling=arguments.sampling,
         licence={"weights": arguments.licence, "data": arguments.data_licence},
     )
     print(f"bundle: {bundle}\nnext:   edgedet predict {bundle} IMAGE, or python -m calibration --help")

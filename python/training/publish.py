@@ -15,6 +15,7 @@ from training.data.dataset import Categories
 from training.data.formats import load_split, read_categories
 from training.evaluate import evaluate_model
 from training.export import write_bundle_from_model
+from training.models.deformable_attention import Sampling
 from training.models.deimv2 import Variant
 from training.models.detector import Detector
 from training.recipes import device_of, input_spec
@@ -141,11 +142,13 @@ def export_checkpoint(
     *,
     name: str | None,
     foreign: Foreign | None = None,
+    sampling: Sampling | None = None,
     licence: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a run's best weights, or a checkpoint, as a bundle. Returns its folder.
 
-    licence: of `weights` and `data`, as the bundle will state them.
+    sampling: how deformable attention reads its maps in the graph, see `export_onnx`. licence: of `weights` and `data`,
+    as the bundle will state them.
     """
     loaded = load_checkpoint(path, foreign)
     return write_bundle_from_model(
@@ -155,5 +158,6 @@ def export_checkpoint(
         input=loaded.spec,
         classes=loaded.categories.names,
         category_ids=loaded.categories.ids,
+        sampling=sampling,
         licence=licence,
     )
