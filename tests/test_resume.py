@@ -81,6 +81,25 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert steps == [(record["kind"], record["step"]) for record in read_metrics(uninterrupted / "metrics.jsonl")]
 
 
+def test_sizes_and_restarts_survive_interruptions(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped amid the first epoch, at its end, amid the restarted second one, at its end, and amid the last one.
+
+    The second epoch starts from the best weights, and so does the last one, unless the second has the best. Their decay
+    is not the one that fits so short a run, 0.5.
+    """
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    options = {"size": 224, "multi_scale": 1, "eval_every": 1, "restart_epochs": 2, "restart_decay": 0.9}
+    trainer.train(tiny_config(data, whole, **options))
+    for step in (2, 3, 5, 6, 8):
+        with monkeypatch.context() as patched:
+            after_step(patched, step, lambda: os.kill(os.getpid(), signal.SIGINT))
+            result = trainer.resume(run) if run.exists() else trainer.train(tiny_config(data, run, **options))
+        assert result.signal == signal.SIGINT
+        assert json.loads((run / "state.json").read_text())["step"] == step
+    assert trainer.resume(run).signal == 0
+    assert_same_run(whole, run)
+
+
 def test_a_second_signal_interrupts_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
