@@ -23,6 +23,9 @@ from training.models.zoo import MODELS, detector_config
 # One small model per form of backbone, encoder and decoder that the zoo has, at an input that has room for its queries.
 FAMILIES = ("atto", "deimv2-n", "dfine-s", "rtdetrv2-r18", "rtdetrv2-r18-dsp", "edge-r18")
 
+# A name for each network of the zoo: names that share one differ in how they are trained.
+NETWORKS = tuple({replace(detector_config(name), name=""): name for name in reversed(MODELS)}.values())[::-1]
+
 
 def small_config(name: str, size: tuple[int, int] = (96, 64)) -> DetectorConfig:
     """A published configuration with few classes and queries; the maps are not square."""

@@ -8,7 +8,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from test_deploy import FAMILIES, forms, rows, small_config
+from test_deploy import FAMILIES, NETWORKS, forms, rows, small_config
 from test_models import nearest, shaken, targets, tiny_config
 from torch import Tensor
 
@@ -81,6 +81,22 @@ def test_onnx_file(tmp_path: Path, name: str, sampling: Sampling | None) -> None
             pixels, scores = disagreement(wanted, got, size)
             assert pixels <= 0.5
             assert scores <= 1e-3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_exports(tmp_path: Path, name: str) -> None:
+    """In its published depth and width and its default form. OpenVINO runs one network per family only, above."""
+    size = (64, 64)
+    model = shaken(build(small_config(name, size))).eval()
+    path = export_onnx(model, tmp_path / "model.onnx")
+    assert [(used.domain, used.version) for used in onnx.load(path).opset_import] == [("", 17)]
+    images = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        wanted = rows(model(images).final)
+    pixels, scores = disagreement(wanted, run(path, images), size)
+    assert pixels <= 0.05
+    assert scores <= 1e-4
+    path.unlink()  # all of them take gigabytes
 
 
 def test_export_is_deterministic(tmp_path: Path) -> None:
