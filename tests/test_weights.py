@@ -22,10 +22,11 @@ from edgedet import InvalidInputError, ModelError
 from edgedet.labels import COCO80
 from training.models.deimv2 import deimv2_config
 from training.models.detector import Detector, DetectorConfig, build
-from training.models.zoo import detector_config
+from training.models.zoo import MODELS, detector_config
 from training.weights import read
 from training.weights.fit import WeightsMismatch
 from training.weights.load import load, load_backbone, load_pretrained, load_weights
+from training.weights.names import official_names
 from training.weights.own import save_weights
 from training.weights.read import read_description, read_weights
 
@@ -148,6 +149,26 @@ def test_weights_survive_a_round_trip(tmp_path: Path, good: Detector) -> None:
     assert read_description(tmp_path / "w.safetensors") == {"model": "tiny", "classes": ["a", "b"]}
     shared_head = [n for n in load_file(tmp_path / "w.safetensors") if n.startswith("decoder.dec_bbox_head")]
     assert {n.split(".")[2] for n in shared_head} == {"0"}, "tied tensors are stored once"
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_our_own_names_mean_themselves(name: str) -> None:
+    """The rules for other people's names leave every tensor of ours alone, also where they are tried on it."""
+    with torch.device("meta"):
+        state = build(detector_config(name, num_classes=3)).state_dict()
+    renamed, dropped = official_names(state)
+    assert list(renamed) == list(state)
+    assert dropped == 0
+
+
+@pytest.mark.parametrize("name", ["edge-r18", "rtdetr-r18", "dfine-n", "deimv2-n"])
+def test_a_run_of_every_family_is_read_back(tmp_path: Path, name: str) -> None:
+    model = build(detector_config(name, num_classes=3))
+    file = tmp_path / "best.safetensors"
+    save_weights(file, model, {"model": name, "size": model.config.input_size[0], "classes": ["a", "b", "c"]})
+    loaded = load(None, file)
+    assert loaded.model.config == model.config
+    assert all(torch.equal(tensor, loaded.model.state_dict()[key]) for key, tensor in model.state_dict().items())
 
 
 def test_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path: Path) -> None:

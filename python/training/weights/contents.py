@@ -58,7 +58,9 @@ def read_contents(path: Path) -> Contents:
     if backbone is not None:
         return Contents(path, {name: (tensor,) for name, tensor in backbone.items()}, "backbone")
     tensors, dropped = official_names(stored.tensors)
-    origin = "edgedet" if stored.description is not None else f"official checkpoint{_of(stored.source)}"
+    origin = f"official checkpoint{_of(stored.source)}"
+    if stored.description is not None:
+        tensors, dropped, origin = {name: (tensor,) for name, tensor in stored.tensors.items()}, 0, "edgedet"
     made = Contents(path, tensors, origin, dropped, description=stored.description)
     classes: tuple[str, ...] | None = None
     if stored.description is not None and isinstance(stored.description.get("classes"), list):

@@ -29,7 +29,7 @@ _OFFICIAL: Rules = (
 
 # ResNets as torchvision names them; the RT-DETR-KD study calls the two layers of the stem 0 and 1.
 _TORCHVISION: Rules = (
-    (r"^backbone\.(conv1|stem\.0)\.", "backbone.conv1.conv1_1.conv."),
+    (r"^backbone\.(conv1|stem\.0)\.(?!conv1_)", "backbone.conv1.conv1_1.conv."),
     (r"^backbone\.(bn1|stem\.1)\.", "backbone.conv1.conv1_1.norm."),
     *((rf"^backbone\.layer{i + 1}\.(\d+)\.", rf"backbone.res_layers.{i}.blocks.\1.") for i in range(4)),
     *((rf"^(backbone\.res_layers\..*)\.conv{i + 1}\.", rf"\1.branch2{'abc'[i]}.conv.") for i in range(3)),
