@@ -19,6 +19,7 @@ _REQUIRABLE = (*_HARDWARE, "shared")
 # that depend on the order of a parallel sum should not depend on the machine.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin slow down whatever shares the machine
 
 
 def _required() -> frozenset[str]:

@@ -141,10 +141,10 @@ def whole_batch(counts: list[int], *, side: int, seed: int) -> Batch:
 
 def train(processes: Processes, folder: Path) -> None:
     """A whole run. Where FOLDER/die says so, the second process kills itself at that step, once."""
-    counted = trainer._Run._counted
+    counted = trainer.Run._counted
     order = folder / "die"
 
-    def and_die(run: trainer._Run, progress: object, result: object, *, seconds: float) -> object:
+    def and_die(run: trainer.Run, progress: object, result: object, *, seconds: float) -> object:
         after = counted(run, progress, result, seconds=seconds)  # type: ignore[arg-type]
         if processes.first:
             with (folder / "losses").open("a", encoding="utf-8") as stream:
@@ -157,7 +157,7 @@ def train(processes: Processes, folder: Path) -> None:
         return after
 
     assembly.build_adamw = smooth_adamw  # type: ignore[attr-defined]
-    trainer._Run._counted = and_die  # type: ignore[method-assign,assignment]
+    trainer.Run._counted = and_die  # type: ignore[method-assign,assignment]
     result = trainer.train(tiny_config(folder.parent / "data", folder / "run", save_every=1, eval_every=1))
     if processes.first and result.signal:
         (folder / "stopped").write_text(str(result.signal))

@@ -260,16 +260,16 @@ def test_a_run_that_stays_bad_ends_saying_why(data: Path, tmp_path: Path, monkey
 def test_weights_that_are_not_finite_are_never_saved(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counted = trainer._Run._counted
+    counted = trainer.Run._counted
 
-    def and_break(run: trainer._Run, progress: trainer.Progress, *rest: object, **named: object) -> trainer.Progress:
+    def and_break(run: trainer.Run, progress: trainer.Progress, *rest: object, **named: object) -> trainer.Progress:
         after = counted(run, progress, *rest, **named)  # type: ignore[arg-type]
         if after.step == 3 and run.learner.rate == 1.0:
             with torch.no_grad():
                 next(run.learner.model.parameters()).fill_(math.inf)
         return after
 
-    monkeypatch.setattr(trainer._Run, "_counted", and_break)
+    monkeypatch.setattr(trainer.Run, "_counted", and_break)
     run = tmp_path / "run"
     trainer.train(tiny_config(data, run, epochs=2, save_every=2))
     assert "step 2: the weights are not finite; going back to step 2" in capsys.readouterr().out

@@ -195,14 +195,14 @@ def test_a_full_disk_at_the_end_is_an_error_and_leaves_the_state_before(
         "import resource, signal, sys\n"
         "from training import trainer\n"
         "from training.cli import main\n"
-        "counted = trainer._Run._counted\n"
+        "counted = trainer.Run._counted\n"
         "def full(*args, **kwargs):\n"
         "    after = counted(*args, **kwargs)\n"
         "    if after.step == 4:\n"
         "        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
         "    return after\n"
-        "trainer._Run._counted = full\n"
+        "trainer.Run._counted = full\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     config = tiny_config(data, run)

@@ -14,17 +14,25 @@ from training.loop import Learner, Precision
 from training.models.detector import Detector
 from training.optim import build_adamw, freeze, parameter_groups
 from training.recipes import build_criterion, build_model, input_spec
+from training.teachers.attach import attach
 from training.weights.load import load_backbone, load_pretrained
 
 
 def build_learner(
-    config: TrainConfig, *, dataset: CocoDataset, total: int, fresh: bool = True, processes: Processes | None = None
+    config: TrainConfig,
+    *,
+    dataset: CocoDataset,
+    validation: CocoDataset,
+    total: int,
+    fresh: bool = True,
+    processes: Processes | None = None,
 ) -> Learner:
-    """The network with its loss, optimizer and average, on the device of this process.
+    """The network with its loss, optimizer, average, and teachers if there are any, on the device of this process.
 
-    config: resolved. dataset: what will be trained on. total: steps of the run. fresh: start from the weights that the
-    configuration names, if any; else their values do not matter, because a saved state will replace them.
-    Raises InvalidInputError or ModelError for weights that do not fit.
+    config: resolved. dataset: what will be trained on. validation: where teachers are tried. total: steps of the run.
+    fresh: start from the weights that the configuration names, if any; else their values do not matter, because a saved
+    state will replace them.
+    Raises InvalidInputError or ModelError for weights or teachers that do not fit.
     """
     processes = processes or Processes()
     assert config.ema_decay is not None
@@ -42,6 +50,19 @@ def build_learner(
         weight_decay=config.weight_decay,
         no_decay=config.no_decay,
     )
+    distiller, teachers = None, None
+    if config.teacher:
+        distiller, teachers = attach(
+            config,
+            model,
+            dataset=dataset,
+            validation=validation,
+            spec=input_spec(config.size, model=config.model),
+            device=device,
+            say=print if processes.first else _say_nothing,
+        )
+        if extra := [*distiller.parameters()]:
+            groups.append({"params": extra, "lr": config.lr, "base_lr": config.lr, "weight_decay": 0.0})
     learner = Learner(
         model=model,
         criterion=build_criterion(config),
@@ -55,11 +76,17 @@ def build_learner(
         seed=config.seed,
         processes=processes,
         micro_batch=config.micro_batch,
+        distiller=distiller,
+        teachers=teachers,
     )
     if config.compile:
         model.backbone.compile()
         model.encoder.compile()
     return learner
+
+
+def _say_nothing(text: str) -> None:
+    """What processes say that are not the first."""
 
 
 def _load(config: TrainConfig, model: Detector, dataset: CocoDataset) -> str:

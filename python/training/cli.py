@@ -15,6 +15,7 @@ from edgedet.command import run_command
 from edgedet.extras import needs_extra
 from training.config import TrainConfig
 from training.data_cli import add_data_commands
+from training.distil_cli import add_distil_commands
 from training.models_cli import add_models_command
 from training.study_cli import add_study_commands
 
@@ -29,6 +30,9 @@ _OPTION_GROUPS = {
     "augmentation": (
         "flip", "vertical_flip", "photometric", "channel_shuffle", "crop", "zoom_out", "zoom_limit", "mosaic", "mixup",
         "copy_blend", "fill", "min_box", "multi_scale", "plain_epochs", "mix_epochs", "gentle_epochs",
+    ),
+    "distillation": (
+        "teacher", "distil", "teacher_ap", "teacher_images", "teacher_cache", "cache_bits", "views",
     ),
     "machine": (
         "seed", "device", "precision", "threads", "workers", "cache_mb", "eval_every", "eval_batch", "micro_batch",
@@ -52,15 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s [DATA] [options], or %(prog)s --resume RUN",
         description="Trains a detector; the run folder gets checkpoints and curves.",
     )
-    train.add_argument("data", nargs="?", type=Path, help=_field("data").metadata["help"])
-    _add_option(train, _field("out"))
     train.add_argument(
         "--resume", type=Path, metavar="RUN", help="continue this run as configured, without other options"
     )
-    for title, names in _OPTION_GROUPS.items():
-        group = train.add_argument_group(title)
-        for name in names:
-            _add_option(group, _field(name))
+    add_train_options(train)
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser(
@@ -102,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_commands(commands)
     add_models_command(commands)
     add_study_commands(commands)
+    add_distil_commands(commands, add_train_options, given_options)
 
     replay = commands.add_parser(
         "replay",
@@ -116,6 +116,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     replay.set_defaults(command=_replay)
     return parser
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """The fields of TrainConfig as options."""
+    parser.add_argument("data", nargs="?", type=Path, help=_field("data").metadata["help"])
+    _add_option(parser, _field("out"))
+    for title, names in _OPTION_GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            _add_option(group, _field(name))
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_train_options` that were given, as TrainConfig takes them."""
+    given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,7 +154,7 @@ def _train(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from training.trainer import resume, train
 
-    given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig) if getattr(arguments, f.name) is not None}
+    given = given_options(arguments)
     if arguments.resume is not None:
         if given:
             raise InvalidInputError(
@@ -145,10 +163,7 @@ def _train(arguments: argparse.Namespace) -> int:
             )
         result = resume(arguments.resume)
     else:
-        options: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
-        }
-        result = train(TrainConfig(**options))
+        result = train(TrainConfig(**given))
     if result.signal:
         return 128 + result.signal
     if not result.first:
@@ -232,7 +247,7 @@ def _add_option(group: argparse._ActionsContainer, option: Field[Any]) -> None:
     else:
         choices, several = option.metadata["choices"], kind.startswith("tuple")
         parse = str if choices else next((_TYPES[name] for name in _TYPES if name in kind), str)
-        default = "" if option.default is None else f" (default: {option.default})"
+        default = "" if option.default in (None, ()) else f" (default: {option.default})"
         group.add_argument(
             flag, type=parse, nargs="*" if several else None, choices=choices or None, help=about + default
         )

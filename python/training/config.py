@@ -30,14 +30,12 @@ _OPEN: Any = None  # for `recipes.resolve` to fill in; the annotation says what 
 # Options by the closed range that their numbers must be in.
 _RANGES = {
     "epochs batch eval_every eval_batch save_every max_bad_steps": (1, math.inf),
-    "max_rollbacks micro_batch": (0, math.inf),
+    "max_rollbacks micro_batch teacher_images views": (0, math.inf),
     "seed threads cache_mb denoising clip weight_decay warmup_steps ema_warmup restart_epochs iou_match_epochs min_box "
     "multi_scale plain_epochs mix_epochs gentle_epochs": (0, math.inf),
     "workers": (-1, math.inf),
-    "warmup flat tail final_lr flip vertical_flip photometric channel_shuffle crop zoom_out mosaic mixup copy_blend": (
-        0,
-        1,
-    ),
+    "warmup flat tail final_lr flip vertical_flip photometric channel_shuffle crop zoom_out mosaic mixup copy_blend "
+    "teacher_ap": (0, 1),
     "zoom_limit": (1, math.inf),
     "fill": (0, 255),
 }
@@ -176,6 +174,35 @@ class TrainConfig:
     )
     gentle_epochs: int = field(default=_OPEN, metadata=_about("last epochs with flips only and at one size"))
 
+    teacher: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "whom to learn from, each PATH or NAME=PATH, with @SIZE for another input size: a run folder, a "
+            "checkpoint, an ONNX file, a bundle, or the folder or hub id (hub:ID) of a vision foundation model"
+        ),
+    )
+    distil: tuple[str, ...] = field(
+        default=(),
+        metadata=_about("how, each METHOD or METHOD:option=value,...; `python -m training methods` lists them"),
+    )
+    teacher_ap: float = field(
+        default=0.05, metadata=_about("a detector as teacher with less AP on validation images is refused")
+    )
+    teacher_images: int = field(
+        default=64, metadata=_about("validation images a teacher is tried on first; 0 for no trial")
+    )
+    teacher_cache: Path | None = field(
+        default=None, metadata=_about("folder that keeps what teachers say about each view of each image")
+    )
+    cache_bits: int = field(default=16, metadata=_about("of a cached number: 16 (float16) or 8 (for maps and queries)"))
+    views: int = field(
+        default=_OPEN,
+        metadata=_about(
+            "augmented views of each image that epochs take in turn; 0 for new ones each epoch, the default without "
+            "--teacher-cache; with it 8, or one for each epoch if there are fewer"
+        ),
+    )
+
     seed: int = field(default=0, metadata=_about("seed of everything random"))
     device: str = field(default="auto", metadata=_about("cpu, cuda, cuda:1, ...; auto takes a GPU if there is one"))
     precision: PrecisionChoice = field(
@@ -246,6 +273,19 @@ class TrainConfig:
         if self.data is None and (self.train_json is None or self.val_json is None):
             raise InvalidInputError("data: expected a dataset folder, or both --train-json and --val-json; got neither")
 
+        if bool(self.teacher) != bool(self.distil):
+            there, missing = ("teacher", "distil") if self.teacher else ("distil", "teacher")
+            raise InvalidInputError(f"{missing}: expected one beside --{there}, got none; distillation needs both")
+        if self.teacher_cache is not None and not self.teacher:
+            raise InvalidInputError("teacher_cache: expected a --teacher beside it, got none")
+        if self.cache_bits not in (8, 16):
+            raise InvalidInputError(f"cache_bits: expected 8 or 16, got {self.cache_bits}")
+        if self.views and (self.mixup or self.copy_blend or self.multi_scale):
+            raise InvalidInputError(
+                "views: expected a run without mixup, copy-blend and multi-scale, in which an image looks the same "
+                "whatever else is in its batch; set these three to 0, or leave out --teacher-cache and --views"
+            )
+
     def schedule_for(self, steps: int) -> Schedule:
         """The learning-rate schedule of a run of that many steps. Of a resolved configuration only."""
         return Schedule(
@@ -285,10 +325,10 @@ class TrainConfig:
         if unknown := sorted(set(content) - known):
             raise InvalidInputError(f"run configuration: expected known options, got {', '.join(unknown)}")
         values = dict(content)
-        for name in ("data", "train_json", "val_json", "weights", "backbone_weights", "out"):
+        for name in ("data", "train_json", "val_json", "weights", "backbone_weights", "out", "teacher_cache"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
-        for name in ("freeze", "no_decay", "milestones"):
+        for name in ("freeze", "no_decay", "milestones", "teacher", "distil"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         try:

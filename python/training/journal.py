@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from training.distillation.distiller import Distiller
 from training.loop import StepResult
 from training.memory import peak_bytes, readable_bytes
 from training.pictures import draw_curve
@@ -32,13 +34,18 @@ class Journal:
         total: int,
         done: int,
         silent: bool,
+        distiller: Distiller | None = None,
     ) -> None:
-        """lr: the peak rate. epochs, total: of the run, the latter in steps. done: steps behind it."""
+        """lr: the peak rate. epochs, total: of the run, the latter in steps. done: steps behind it.
+
+        distiller: whose adaptive weights are recorded.
+        """
         self._run = run
         self._console = console
         self._records = Records(run, keep_to_step=done, say=console.say, silent=silent)
         self._speed = Speed()
         self._device, self._lr, self._epochs, self._total, self._silent = device, lr, epochs, total, silent
+        self._distiller = distiller
         self._started = time.perf_counter()
 
     def step(self, progress: Progress, result: StepResult, *, epoch: int, micro_batch: int) -> None:
@@ -64,6 +71,9 @@ class Journal:
         elif done % _RECORD_EVERY == 0 or done == self._total:
             rate = self._lr * result.factor
             values = {"loss": result.loss, "lr": rate, "gradient_norm": result.gradient_norm, **result.terms}
+            if self._distiller is not None:
+                adapted = self._distiller.report()
+                values |= {name: value for name, value in adapted.items() if math.isfinite(value)}
             board = {f"train/{name}": value for name, value in {**values, **state}.items()}
             self._records.add({"kind": "step", **about, **values, **state}, board=board)
 

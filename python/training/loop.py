@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from edgedet import ModelError
 from training.data.batches import Batch
+from training.distillation.distiller import Distiller
 from training.distributed import Processes
-from training.ema import Ema
+from training.ema import Ema, tensors_of
 from training.guard import NormStatistics
 from training.memory import OutOfMemoryError, halved, is_out_of_memory
 from training.models.denoising import DenoisingDraw
 from training.models.outputs import DetectorOutput, Prediction
 from training.optim import set_learning_rate
 from training.schedule import Schedule
+from training.teachers.teachers import Teachers
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -52,6 +54,7 @@ class Learner:
 
     clip: largest gradient norm, 0 for no limit. micro_batch: images of this process per forward pass, 0 for all; it
     shrinks when memory runs out. rate: what the learning rates are multiplied by besides the schedule's factor.
+    distiller, teachers: both, or neither. own, extra: the trained parameters of the model and of the distiller.
     """
 
     model: nn.Module
@@ -67,10 +70,22 @@ class Learner:
     processes: Processes = field(default_factory=Processes)
     micro_batch: int = 0
     rate: float = 1.0
+    distiller: Distiller | None = None
+    teachers: Teachers | None = None
 
     def __post_init__(self) -> None:
         self.statistics = NormStatistics(self.model)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        extra = set() if self.distiller is None else {id(parameter) for parameter in self.distiller.parameters()}
+        self.own = [parameter for parameter in self.parameters if id(parameter) not in extra]
+        self.extra = [parameter for parameter in self.parameters if id(parameter) in extra]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All parameters and buffers that training changes, besides the average: of the model and the distiller."""
+        tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.model).items()}
+        if self.distiller is not None:
+            tensors |= {f"distiller.{name}": tensor for name, tensor in tensors_of(self.distiller).items()}
+        return tensors
 
 
 def train_steps(
@@ -143,12 +158,9 @@ def _accumulate(learner: Learner, batch: Batch, *, epoch: int, step: int) -> Gra
     objects = None if size >= len(counts) else total / processes.world
     sums: dict[str, float] = {}
     for start in range(0, len(counts), size):
-        part = Batch(
-            images=batch.images[start : start + size],
-            targets=batch.targets[start : start + size],
-            seeds=batch.seeds[start : start + size],
-        )
-        terms = _terms(learner, part, fullest=fullest, objects=objects, epoch=epoch)
+        part = batch.part(slice(start, start + size))
+        share = len(part.targets) / len(counts)
+        terms = _terms(learner, part, fullest=fullest, objects=objects, epoch=epoch, share=share)
         values = processes.mean(torch.stack([term.detach() for term in terms.values()])).tolist()
         for name, value in zip(terms, values, strict=True):
             sums[name] = sums.get(name, 0.0) + value
@@ -160,8 +172,13 @@ def _accumulate(learner: Learner, batch: Batch, *, epoch: int, step: int) -> Gra
     return Gradients(terms=sums, fullest=fullest)
 
 
-def _terms(learner: Learner, part: Batch, *, fullest: int, objects: float | None, epoch: int) -> dict[str, Tensor]:
-    """Loss terms of a micro-batch; one NaN if the network's output is not finite in any process."""
+def _terms(
+    learner: Learner, part: Batch, *, fullest: int, objects: float | None, epoch: int, share: float
+) -> dict[str, Tensor]:
+    """Loss terms of a micro-batch; one NaN if the network's output is not finite in any process.
+
+    share: of the batch that the micro-batch is.
+    """
     draw = DenoisingDraw(fullest=fullest, seeds=part.seeds) if part.seeds else None
     with autocast(learner.device, learner.precision):
         output = learner.model(part.images, part.targets, draw=draw)
@@ -170,9 +187,14 @@ def _terms(learner: Learner, part: Batch, *, fullest: int, objects: float | None
         # Told before the criterion, in which the processes would wait for the one that fails.
         return broken
     try:
-        return learner.criterion(output, part.targets, epoch=epoch, objects=objects)
+        terms = learner.criterion(output, part.targets, epoch=epoch, objects=objects)
     except ModelError:
         return broken
+    if learner.distiller is not None and learner.teachers is not None:
+        with autocast(learner.device, learner.precision):
+            said = learner.teachers(part, learner.distiller.teachers_at(epoch))
+        terms |= learner.distiller(output, said, epoch=epoch, share=share)
+    return terms
 
 
 def is_finite(output: DetectorOutput) -> bool:
@@ -190,11 +212,16 @@ def _update(learner: Learner, gradients: Gradients, *, step: int, images: int) -
     skipped, bad, norm = gradients.fault, bool(gradients.fault), math.nan
     if not skipped:
         learner.scaler.unscale_(learner.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(learner.parameters, learner.clip if learner.clip > 0 else math.inf))
-        if not math.isfinite(norm):
+        limit = learner.clip if learner.clip > 0 else math.inf
+        norm = float(nn.utils.clip_grad_norm_(learner.own, limit))
+        # By themselves, or a distiller's projections would have the student's gradient clipped harder.
+        others = float(nn.utils.clip_grad_norm_(learner.extra, limit)) if learner.extra else 0.0
+        if not math.isfinite(norm + others):
             # Float16 overflows until the scale is found; with a scale of 1 there is nothing left to lower.
             bad = not learner.scaler.is_enabled() or learner.scaler.get_scale() <= 1
-            skipped = f"the gradient is not finite: its norm is {norm}"
+            skipped = f"the gradient is not finite: its norm is {norm + others}"
+        if not skipped and learner.distiller is not None:
+            learner.distiller.observe(learner.own)
         if not skipped or learner.scaler.is_enabled():
             # A scaler skips overflown steps itself and lowers its scale.
             learner.scaler.step(learner.optimizer)

@@ -67,7 +67,10 @@ def _cause(bad: BadBatch, device: torch.device, precision: Precision | None) -> 
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"the backward pass: the gradient of {name} holds {_share(parameter.grad)}"
-    return "nothing: loss and gradients are finite here; the machine, the precision or the other processes differed"
+    others = "the teachers, who are not asked again, " if config.teacher else ""
+    return (
+        f"nothing: loss and gradients are finite here; {others}the machine, the precision or other processes differed"
+    )
 
 
 def _watch(model: nn.Module, found: list[str]) -> None:

@@ -4,7 +4,7 @@
     best.safetensors        averaged weights of the best validation, with what is needed to use them in the metadata
     last.safetensors        averaged weights of the last save, likewise
     state.json              where training stands, and the file with its tensors: the record that --resume reads
-    state-000120.safetensors   live weights, averaged weights and optimizer at step 120
+    state-000120.safetensors   live weights, averaged weights, distiller and optimizer at step 120
     micro_batch.json        how many images at a time to go on with, where one of several processes ran out of memory
 
 state.json is replaced after the tensors it names are on disk, and older tensors are deleted after that, so a crash at
@@ -14,6 +14,7 @@ any moment leaves a state that can be resumed.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,9 +56,9 @@ class Progress:
 
 def save_state(run: Path, learner: Learner, progress: Progress) -> None:
     """Writes everything that an exact continuation needs."""
-    tensors = {f"model.{name}": tensor for name, tensor in tensors_of(learner.model).items()}
+    tensors = learner.tensors()
     tensors |= {f"ema.{name}": tensor for name, tensor in tensors_of(learner.ema.module).items()}
-    for name, parameter in learner.model.named_parameters():
+    for name, parameter in _parameters(learner):
         for key, value in learner.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     file = run / f"state-{progress.step:06d}.safetensors"
@@ -107,9 +108,9 @@ def load_state(run: Path, learner: Learner) -> Progress:
     if version != _VERSION:
         raise InvalidInputError(f"{file}: expected version {_VERSION}, got {version}; use the release that wrote it")
     tensors = _read_tensors(run / tensors_file)
-    _restore(learner.model, tensors, "model.")
-    _restore(learner.ema.module, tensors, "ema.")
-    for name, parameter in learner.model.named_parameters():
+    _restore(learner.tensors(), tensors)
+    _restore({f"ema.{name}": tensor for name, tensor in tensors_of(learner.ema.module).items()}, tensors)
+    for name, parameter in _parameters(learner):
         keys = [key for key in _ADAMW if f"optimizer.{key}.{name}" in tensors]
         if keys:
             learner.optimizer.state[parameter] = {
@@ -122,10 +123,11 @@ def load_state(run: Path, learner: Learner) -> Progress:
 
 
 def is_finite(learner: Learner) -> bool:
-    """Whether all weights, live and averaged, their moments and the batch norms' statistics are finite."""
+    """Whether all weights, live, averaged and the distiller's, and their moments are finite."""
     moments = [value for state in learner.optimizer.state.values() for value in state.values()]
     averaged = [*learner.ema.module.parameters()]
-    checks = [tensor.isfinite().all() for tensor in (*learner.model.parameters(), *averaged, *moments)]
+    parameters = (parameter for _, parameter in _parameters(learner))
+    checks = [tensor.isfinite().all() for tensor in (*parameters, *averaged, *moments)]
     return bool(torch.stack(checks).all())
 
 
@@ -153,14 +155,21 @@ def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter).detach().copy_(tensor)
 
 
-def _restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+def _parameters(learner: Learner) -> Iterator[tuple[str, nn.Parameter]]:
+    """All parameters with their names in the file: the model's have no prefix."""
+    yield from learner.model.named_parameters()
+    if learner.distiller is not None:
+        yield from learner.distiller.named_parameters(prefix="distiller")
+
+
+def _restore(live: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, tensor in tensors_of(module).items():
-            saved = tensors.get(prefix + name)
+        for name, tensor in live.items():
+            saved = tensors.get(name)
             if saved is None or saved.shape != tensor.shape:
                 got = "nothing" if saved is None else f"shape {tuple(saved.shape)}"
                 raise InvalidInputError(
-                    f"state: expected {prefix}{name} of shape {tuple(tensor.shape)}, got {got}; "
+                    f"state: expected {name} of shape {tuple(tensor.shape)}, got {got}; "
                     f"was the dataset or the configuration changed?"
                 )
             tensor.copy_(saved)

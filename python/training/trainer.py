@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,7 @@ from training.files import write_json
 from training.guard import MOST_FILES, BadBatch, recent, save_bad_batch, too_many
 from training.journal import Journal
 from training.keeper import Keeper
-from training.loop import StepResult, train_steps
+from training.loop import StepResult, autocast, train_steps
 from training.memory import OutOfMemoryError, keep_freed_memory, limit_memory, parse_bytes, peak_bytes, readable_bytes
 from training.models.detector import Detector
 from training.optim import set_training_mode
@@ -64,22 +65,24 @@ def train(config: TrainConfig) -> RunResult:
     """
     config, processes = resolve(config), Processes.of_launch()
     if (config.out / "config.json").exists():
-        if processes.elastic and replace(read_config(config.out), ema_decay=config.ema_decay) == config:
+        # What may differ is fitted to the length of the run, or to a machine, which need not be the one before.
+        free = {name: getattr(config, name) for name in ("ema_decay", "threads", "workers")}
+        if processes.elastic and replace(read_config(config.out), **free) == config:
             return resume(config.out)
         raise InvalidInputError(
             f"{config.out}: expected a new run folder, got one with a run in it; "
             f"choose another --out, or continue it with --resume {config.out}"
         )
-    return _Run(config, processes, fresh=True).execute(None)
+    return Run(config, processes, fresh=True).execute(None)
 
 
 def resume(folder: Path) -> RunResult:
     """Continues a run from its last save, with the result it would have had. Raises as `train` does."""
-    run = _Run(replace(read_config(folder), out=folder), Processes.of_launch(), fresh=False)
+    run = Run(replace(read_config(folder), out=folder), Processes.of_launch(), fresh=False)
     return run.execute(load_state(folder, run.learner))
 
 
-class _Run:
+class Run:
     """Everything a run holds while it goes on."""
 
     def __init__(self, config: TrainConfig, processes: Processes, *, fresh: bool) -> None:
@@ -107,6 +110,7 @@ class _Run:
             workers=config.workers,
             threads=config.threads,
             cache_bytes=config.cache_mb << 20,
+            views=config.views,
             rank=processes.rank,
             world=processes.world,
         )
@@ -116,6 +120,7 @@ class _Run:
         self.learner = build_learner(
             self.config,
             dataset=dataset,
+            validation=self.validation,
             total=self.total,
             fresh=fresh,
             processes=processes,
@@ -141,7 +146,7 @@ class _Run:
         ):
             size = processes.smallest(min(learner.micro_batch or self._images, self._images))
             learner.micro_batch = 0 if size == self._images else size
-            processes.spread([*tensors_of(learner.model).values(), *tensors_of(learner.ema.module).values()])
+            processes.spread([*learner.tensors().values(), *tensors_of(learner.ema.module).values()])
             config.out.mkdir(parents=True, exist_ok=True)
             self.keeper = Keeper(config.out, learner, self.description, say=self.console.say)
             try:
@@ -155,6 +160,7 @@ class _Run:
                     total=self.total,
                     done=done,
                     silent=not processes.first,
+                    distiller=learner.distiller,
                 )
                 progress = self._epochs(progress)
             except OutOfMemoryError as error:
@@ -339,6 +345,10 @@ class _Run:
                 f"{learner.micro_batch}, the batch stays {config.batch}"
             )
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of forward passes."""
+        return autocast(self.learner.device, self.learner.precision)
+
     @property
     def _images(self) -> int:
         """Images of this process per step."""
@@ -351,6 +361,8 @@ class _Run:
             f"peak memory {readable_bytes(peak)}, {progress.skipped} steps skipped, {progress.rollbacks} returns to an "
             f"earlier state"
         )
+        for line in self.learner.teachers.reports() if self.learner.teachers is not None else ():
+            self.console.say(line)
         if self.stopped_by:
             name = signal.Signals(self.stopped_by).name
             self.console.say(f"{name}: stopped after step {progress.step}; continue with --resume {self.config.out}")

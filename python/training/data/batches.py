@@ -34,19 +34,25 @@ class Batch:
 
     images: (B, 3, H, W) float32. targets: per image "labels" (n,) int64 and "boxes" (n, 4) float32 cxcywh in [0, 1].
     seeds: per image a number in [0, 2**63) for what the network draws itself (denoising queries).
+    keys: per image the number of its view, where a run goes through a fixed number of views (see `TrainingBatches`).
     """
 
     images: Tensor
     targets: list[Target]
     seeds: tuple[int, ...] = ()
+    keys: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(
+        return replace(
+            self,
             images=self.images.to(device, non_blocking=True),
             targets=[{name: value.to(device) for name, value in target.items()} for target in self.targets],
-            seeds=self.seeds,
         )
+
+    def part(self, rows: slice) -> Batch:
+        """Some of its images with what belongs to them."""
+        return Batch(self.images[rows], self.targets[rows], self.seeds[rows], self.keys[rows])
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,13 @@ class _Plan:
     """What has to be drawn for a step.
 
     indices: the images, and behind them a partner that is not among them. mixes, partners: of the images.
+    view: what images are augmented by, in place of the epoch where there is a fixed number of views.
+    first_key: what the keys of its views are counted from, or None.
     """
 
     epoch: int
+    view: int
+    first_key: int | None
     indices: list[int]
     mixes: list[Mix | None]
     partners: list[int]
@@ -81,6 +91,7 @@ class TrainingBatches:
         workers: int = 0,
         threads: int = 1,
         cache_bytes: int = 0,
+        views: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -89,6 +100,8 @@ class TrainingBatches:
         batch: images per step of all processes together, of which process `rank` of `world` draws its share.
         workers: threads that prepare ahead; 0 to prepare each batch when it is wanted, with `threads` threads.
         cache_bytes: limit of decoded images.
+        views: how many augmented views of each image epochs take in turn, of the whole augmentation and of the gentle
+        one each; 0 for new ones in every epoch. Such a view has a key, and looks the same in every epoch and batch.
         Raises InvalidInputError if the processes cannot share a batch evenly.
         """
         if not 0 <= rank < world or batch % world or len(dataset) < world:
@@ -101,6 +114,7 @@ class TrainingBatches:
         self._policy = policy
         self._batch = batch
         self._seed = seed
+        self._views = views
         self._threads, self._ahead = (workers, _AHEAD) if workers else (threads, 0)
         self._rank, self._world = rank, world
         longest = 2 * max(spec.width, spec.height)
@@ -110,6 +124,11 @@ class TrainingBatches:
     def steps(self) -> int:
         """Batches in an epoch."""
         return max(1, len(self._dataset) // self._batch)
+
+    @property
+    def keys(self) -> int:
+        """How many views have keys: these are in [0, keys)."""
+        return 2 * self._views * len(self._dataset)
 
     def order(self, epoch: int) -> list[list[int]]:
         """Sample indices of each batch of an epoch, of all processes."""
@@ -140,6 +159,11 @@ class TrainingBatches:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def keys_of(self, epoch: int) -> list[tuple[int, ...]]:
+        """The keys of each batch of an epoch, without drawing it; of this process's part."""
+        plans = (self._plan(epoch, step, indices) for step, indices in enumerate(self.order(epoch)))
+        return [_keys(plan) for plan in plans]
+
     def preview(self) -> Batch:
         """The first batch of the first epoch with the whole augmentation, to be looked at."""
         return next(self.epoch(self._policy.start))
@@ -162,7 +186,12 @@ class TrainingBatches:
         elif mixes[0] is not None:
             partners[0] = len(mine)
             mine = [*mine, before]
-        return _Plan(epoch, mine, mixes, partners, settings, spec)
+        if not self._views:
+            return _Plan(epoch, epoch, None, mine, mixes, partners, settings, spec)
+        view = epoch % self._views
+        whole = settings == self._policy.augmentation
+        first_key = (whole * self._views + view) * len(self._dataset)
+        return _Plan(epoch, view, first_key, mine, mixes, partners, settings, spec)
 
     def _draw(self, plan: _Plan, row: int, out: NDArray[np.float32]) -> Example:
         """The example of a row of a step, drawn into `out`."""
@@ -172,7 +201,7 @@ class TrainingBatches:
             others=self._other,
             spec=plan.spec,
             settings=plan.settings,
-            rng=self._rng(plan.epoch, _DRAW, index),
+            rng=self._rng(plan.view, _DRAW, index),
             out=out,
         )
 
@@ -192,6 +221,7 @@ class TrainingBatches:
             images=images,
             targets=targets,
             seeds=tuple(int(seed.generate_state(1, np.uint64)[0]) >> 1 for seed in seeds),
+            keys=_keys(plan),
         )
 
     def _rng(self, epoch: int, *stream: int) -> Generator:
@@ -203,6 +233,13 @@ class TrainingBatches:
 
     def _other(self, rng: Generator) -> Source:
         return self._source(int(rng.integers(len(self._dataset))))
+
+
+def _keys(plan: _Plan) -> tuple[int, ...]:
+    """Keys of the views of a step, if they have any."""
+    if plan.first_key is None:
+        return ()
+    return tuple(plan.first_key + index for index in plan.indices[: len(plan.mixes)])
 
 
 def _canvas(plan: _Plan) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a detector returns: the one type that models, losses and distillation share."""
+"""What detectors and teachers return: the types that models, losses and distillation share."""
 
 from __future__ import annotations
 
@@ -72,3 +72,50 @@ class DetectorOutput:
     aifi: Tensor | None = None
     queries: list[Tensor] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What a teacher says about a batch; what it cannot say is None or empty.
+
+    prediction: of its last layer, over the classes of the student. features, attention: as in `DetectorOutput`.
+    queries: decoder states of its last layer, (B, Q, D). patches: (B, D, h, w), what a vision foundation model sees in
+    each patch of the image.
+    """
+
+    prediction: Prediction | None = None
+    features: list[Tensor] = field(default_factory=list)
+    queries: Tensor | None = None
+    attention: list[Tensor] = field(default_factory=list)
+    patches: Tensor | None = None
+
+    def detach(self) -> TeacherOutput:
+        """The same without a way back for gradients."""
+        prediction = self.prediction
+        if prediction is not None:
+            parts = (prediction.logits, prediction.boxes, prediction.corners, prediction.reference)
+            prediction = Prediction(*(None if part is None else part.detach() for part in parts))  # type: ignore[arg-type]
+        return TeacherOutput(
+            prediction=prediction,
+            features=[each.detach() for each in self.features],
+            queries=None if self.queries is None else self.queries.detach(),
+            attention=[each.detach() for each in self.attention],
+            patches=None if self.patches is None else self.patches.detach(),
+        )
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What a network offers to distillation, and how wide it is; None or empty is what it does not offer.
+
+    classes: of its predictions. features: channels of each encoder map, fine to coarse. semantic: channels of the map
+    that DSI aligns (F5 of a student, patches of a foundation model). queries: of decoder states. bins: of each edge's
+    distribution. attention: whether there are attention maps.
+    """
+
+    classes: int | None = None
+    features: tuple[int, ...] = ()
+    semantic: int | None = None
+    queries: int | None = None
+    bins: int | None = None
+    attention: bool = False

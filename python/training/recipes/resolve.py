@@ -17,6 +17,8 @@ from training.recipes.build import model_config
 from training.recipes.catalogue import recipe_for
 from training.recipes.recipe import OPTIONS, Recipe
 
+_VIEWS = 8  # of each image in a teacher's cache
+
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in what the configuration left open. What it says always stays.
@@ -30,6 +32,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     network = model_config(config.model, num_classes=1)
     denoising = network.decoder.denoising if isinstance(network.decoder, DecoderConfig) else 0
     filled = {**_fitted(recipe, given), "size": network.input_size[0], "denoising": denoising, **given}
+    filled.setdefault("views", min(filled["epochs"], _VIEWS) if config.teacher_cache is not None else 0)
     resolved = replace(config, **{**filled, **_machine(config)})
     for size in resolved.policy().sizes:
         model_config(config.model, num_classes=1, size=size)

@@ -58,11 +58,6 @@ def parse_sources(texts: Sequence[str]) -> list[Source]:
     return sources
 
 
-def open_teachers(texts: Sequence[str], classes: Sequence[str]) -> dict[str, Teacher]:
-    """The teachers of a run, by name. Raises as `parse_sources` and `open_teacher` do."""
-    return {source.name: open_teacher(source, classes) for source in parse_sources(texts)}
-
-
 def open_teacher(source: Source, classes: Sequence[str]) -> Teacher:
     """Loads a teacher; its kind is told from what is there. classes: of the student.
 
