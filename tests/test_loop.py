@@ -412,9 +412,11 @@ def test_bad_weights_are_refused_before_a_run_folder_appears(data: Path, tmp_pat
 def test_a_run_starts_from_the_weights_of_another(data: Path, tmp_path: Path) -> None:
     config = resolve(tiny_config(data, tmp_path / "a", epochs=1))
     trainer.train(config)
+    dataset, validation = load_splits(data, None, None)
     learner = build_learner(
         replace(config, ema_decay=0.9, weights=tmp_path / "a" / "best.safetensors"),
-        dataset=load_splits(data, None, None)[0],
+        dataset=dataset,
+        validation=validation,
         total=1,
     )
     fresh = build_model(config, num_classes=2)
