@@ -72,11 +72,15 @@ def assert_same(first: Path, second: Path, step: int = 9) -> None:
         assert torch.equal(tensor.nan_to_num(), got[key].nan_to_num()), f"{key} differs"
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_interrupted_and_resumed_equals_uninterrupted(
     data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Odd methods with a cache that is filled on the way, the others without."""
+    """Stopped once, with a save, and crashed once, without. Odd methods fill a cache on the way."""
     cached: dict[str, Any] = {}
     if list(METHODS).index(method) % 2:
         cached = {"views": 2, "teacher_cache": tmp_path / "cache"}
@@ -87,12 +91,46 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     with monkeypatch.context() as patched:
         after_step(patched, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
         assert trainer.train(distilling(data, run, teacher, *METHODS[method], **cached)).signal == signal.SIGINT
+    with monkeypatch.context() as patched:
+        after_step(patched, 8, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.resume(run)
+    assert json.loads((run / "state.json").read_text())["step"] == 6
     assert trainer.resume(run).signal == 0
     assert_same(whole, run)
     record = read_metrics(whole / "metrics.jsonl")[-2]
     names = [name for name in record if name.startswith("distil/")]
     assert names
     assert all(record[name] >= 0 for name in names)
+
+
+def test_a_foundation_model_and_a_detector_together(
+    data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joint distillation from two kinds of teachers, cached in int8, stopped and resumed."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14, intermediate_size=48
+    )
+    Dinov2Model(config).save_pretrained(tmp_path / "dinov2")
+    settings: dict[str, Any] = {
+        "teacher": (f"det={teacher}@224", f"vfm={tmp_path / 'dinov2'}"),
+        "distil": ("logit", "dsi:weight=5,rho=0.2,every=2", "cwd:teacher=det"),
+        "views": 2,
+        "teacher_ap": 0.0,
+        "cache_bits": 8,
+    }
+    runs = [tiny_config(data, tmp_path / name, teacher_cache=tmp_path / f"{name}-c", **settings) for name in "ab"]
+    trainer.train(runs[0])
+    with monkeypatch.context() as patched:
+        after_step(patched, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert trainer.train(runs[1]).signal == signal.SIGTERM
+    trainer.resume(tmp_path / "b")
+    assert_same(tmp_path / "a", tmp_path / "b")
+    record = next(r for r in read_metrics(tmp_path / "a" / "metrics.jsonl") if r["kind"] == "step")
+    assert {"distil/logit", "distil/dsi", "distil/cwd", "gam/dsi/weight", "gam/dsi/share"} <= record.keys()
+    assert len(list((tmp_path / "a-c").glob("*/semantic/rows.bin"))) == 2
 
 
 def test_killed_while_the_cache_is_filled(data: Path, teacher: Path, tmp_path: Path) -> None:
@@ -372,6 +410,13 @@ def test_a_teacher_of_other_classes_serves_features_alone(data: Path, teacher: P
     assert ours is not None
     assert theirs is not None
     assert torch.equal(ours.logits, theirs.logits.flip(-1))
+
+
+@pytest.mark.parametrize("size", [100, 96])
+def test_a_size_that_a_teacher_cannot_take(teacher: Path, size: int) -> None:
+    """No multiple of the stride; fewer cells than queries."""
+    with pytest.raises(InvalidInputError, match=r"teacher: expected a size that .* can take"):
+        load_detector(teacher, ("red", "blue"), size=(size, size))
 
 
 def test_a_teacher_stays_frozen(teacher: Path) -> None:

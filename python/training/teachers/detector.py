@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -47,9 +48,10 @@ def load_detector(path: Path, classes: Sequence[str], *, size: Size | None) -> D
     """A run folder, a checkpoint of this project or an official one. Raises as `load_checkpoint` does."""
     loaded = load_checkpoint(path)
     columns = class_columns(loaded.categories.names, classes)
-    stride = loaded.model.config.decoder.strides[-1]
-    if size is not None and any(side < stride or side % stride for side in size):
-        raise InvalidInputError(f"teacher: expected a size of multiples of {stride} for {path}, got {size}")
+    try:
+        replace(loaded.model.config, input_size=size or loaded.model.config.input_size)
+    except ValueError as error:
+        raise InvalidInputError(f"teacher: expected a size that {path} can take, got one it cannot: {error}") from error
     known = f"{len(loaded.categories.names)} classes" + ("" if columns else ", not the student's")
     side = size or (loaded.spec.height, loaded.spec.width)
     text = f"{loaded.name} from {path}, {known}, input {side[1]}x{side[0]}"
