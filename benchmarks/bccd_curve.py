@@ -23,6 +23,7 @@ from typing import Any
 
 from training.files import write_json
 from training.reporting import read_metrics
+from training.study.machine import cpu_name
 
 # Seconds of training, AP, AP50 of the official DEIMv2 code (commit 0fff8d4) on two AVX-512 cores: AdamW, one cycle over
 # 30 epochs, flips, EMA, batch 16, 2.27 s per step.
@@ -156,16 +157,6 @@ def draw(curves: dict[str, list[dict[str, Any]]], file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(file, dpi=120)
-
-
-def cpu_name() -> str:
-    """The processor, as Linux names it, or what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

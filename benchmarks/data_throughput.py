@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bccd_curve import cpu_name
 from benchmarks.train_step import Ours, Stepper
 from training.config import TrainConfig
 from training.data.batches import Batch, TrainingBatches
@@ -29,6 +28,7 @@ from training.data.policy import Augmentation, Policy
 from training.files import write_json
 from training.memory import keep_freed_memory
 from training.recipes import input_spec, resolve
+from training.study.machine import cpu_name
 
 MODEL, SIZE, BATCH = "atto", 320, 16
 CENTRE = torch.tensor([[0.5, 0.5, 0.5, 0.5]])

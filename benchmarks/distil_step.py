@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.bccd_curve import cpu_name
 from training.config import TrainConfig
 from training.distributed import Processes
 from training.files import write_json
 from training.loop import train_step
 from training.memory import keep_freed_memory
 from training.recipes import resolve
+from training.study.machine import cpu_name
 from training.teachers.teacher import Teacher
 from training.trainer import Run
 

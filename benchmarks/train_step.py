@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bccd_curve import cpu_name
 from benchmarks.train_step_peers import Official, Targets, Transformers
 from training.boxes import box_xyxy_to_cxcywh
 from training.data.batches import validation_batches
@@ -40,6 +39,7 @@ from training.memory import keep_freed_memory
 from training.models.detector import build
 from training.models.zoo import detector_config
 from training.recipes import input_spec, recipe_for
+from training.study.machine import cpu_name
 
 OURS, OFFICIAL, TRANSFORMERS = "edgedet", "official", "transformers"
 CLIP = 0.1

@@ -20,7 +20,7 @@ def cores_here() -> int:
 def machine(device: str, *, threads: int, cores: int) -> dict[str, Any]:
     """The machine of a run. cores: that the run was given, out of those that there are."""
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
-    return {"cpu": _cpu_name(), "gpu": gpu, "threads": threads, "cores": cores, "cores_in_all": cores_here()}
+    return {"cpu": cpu_name(), "gpu": gpu, "threads": threads, "cores": cores, "cores_in_all": cores_here()}
 
 
 def versions() -> dict[str, str]:
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__), "edgedet": __version__}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """As Linux names it, or what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
