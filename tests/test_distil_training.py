@@ -133,6 +133,23 @@ def test_a_foundation_model_and_a_detector_together(
     assert len(list((tmp_path / "a-c").glob("*/semantic/rows.bin"))) == 2
 
 
+def test_attention_is_distilled_where_both_have_it(data: Path, teacher: Path, tmp_path: Path) -> None:
+    """Between two edge models, cached; a student whose teacher has none does not spend time on it."""
+    settings: dict[str, Any] = {"model": "edge-r18", "denoising": 0, "epochs": 1, "eval_every": 1, "views": 1}
+    big = tmp_path / "big"
+    trainer.train(tiny_config(data, big, **settings))
+    config = distilling(data, tmp_path / "run", big, "feature", "query", teacher_cache=tmp_path / "cache", **settings)
+    trainer.train(config)
+    assert len(list((tmp_path / "cache").glob("*/attention/rows.bin"))) == 1
+    for wanted, source in ((True, big), (False, teacher)):
+        run = trainer.Run(
+            resolve(distilling(data, tmp_path / "x", source, "feature", **settings)), Processes(), fresh=True
+        )
+        assert run.learner.distiller is not None
+        assert (run.learner.distiller.losses["feature"].attention > 0) == wanted  # type: ignore[operator]
+        assert run.learner.model.decoder.record_attention == wanted  # type: ignore[union-attr]
+
+
 def test_killed_while_the_cache_is_filled(data: Path, teacher: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of writing a row; the run that goes on ends as one that never stopped."""
     whole = tmp_path / "whole"

@@ -83,8 +83,9 @@ def attach(
             bits=config.cache_bits,
         )
         say(f"teacher cache: {cached.folder}")
-    record_attention(model)
     teachers = Teachers(opened, spec)
+    if "attention" in needs and any(widths.attention for widths in teachers.widths.values()):
+        record_attention(model)
     return make_distiller(config, model, teachers.widths, terms).to(device), teachers
 
 
