@@ -125,11 +125,6 @@ class TrainingBatches:
         """Batches in an epoch."""
         return max(1, len(self._dataset) // self._batch)
 
-    @property
-    def keys(self) -> int:
-        """How many views have keys: these are in [0, keys)."""
-        return 2 * self._views * len(self._dataset)
-
     def order(self, epoch: int) -> list[list[int]]:
         """Sample indices of each batch of an epoch, of all processes."""
         rng = self._rng(epoch, _ORDER)
@@ -233,6 +228,11 @@ class TrainingBatches:
 
     def _other(self, rng: Generator) -> Source:
         return self._source(int(rng.integers(len(self._dataset))))
+
+
+def key_count(images: int, views: int) -> int:
+    """How many keys there are: views of the gentle augmentation, then of the whole one."""
+    return 2 * views * images
 
 
 def _keys(plan: _Plan) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from torch import nn
 from edgedet import __version__
 from edgedet.bundle import InputSpec
 from training.config import TrainConfig
+from training.data.batches import key_count
 from training.data.dataset import CocoDataset
 from training.distillation.distiller import Distiller
 from training.distillation.terms import METHODS, Need, Term, parse_terms
@@ -78,7 +79,7 @@ def attach(
             config.teacher_cache,
             load=opener(source),
             identity=_identity(config, source, dataset, spec),
-            keys=2 * config.views * len(dataset),
+            keys=key_count(len(dataset), config.views),
             needs=needs,
             bits=config.cache_bits,
         )
