@@ -27,9 +27,9 @@ from training.distributed import Processes
 from training.files import write_json
 from training.loop import train_step
 from training.memory import keep_freed_memory
+from training.publish import load_checkpoint
 from training.recipes import resolve
 from training.study.machine import cpu_name
-from training.teachers.teacher import Teacher
 from training.trainer import Run
 
 BATCHES = 4
@@ -64,24 +64,22 @@ def contender(data: Path, folder: Path, threads: int, **changes: Any) -> Callabl
     return step
 
 
-def forward_of(data: Path, folder: Path, threads: int, teacher: str) -> Callable[[int], None]:
-    """The teacher's own forward pass on the same batches."""
-    config = TrainConfig(
-        data=data, out=folder / "run", model="atto", batch=8, epochs=2, threads=threads, workers=0,
-        teacher=(teacher,), distil=("cwd",), teacher_images=0,
-    )  # fmt: skip
-    run = Run(resolve(config), Processes(), fresh=True)
-    assert run.learner.teachers is not None
-    (asked,) = run.learner.teachers._teachers.values()
-    assert isinstance(asked, Teacher)
-    batches = list(islice(run.batches.epoch(0), BATCHES))
-    return lambda number: asked(batches[number % BATCHES].images) and None
+def forward_of(teacher: str) -> Callable[[int], None]:
+    """A forward pass of the teacher's network as it was trained, on a batch of its own size."""
+    loaded = load_checkpoint(Path(teacher))
+    images = torch.rand(8, 3, loaded.spec.height, loaded.spec.width)
+
+    def forward(number: int) -> None:
+        with torch.no_grad():
+            loaded.model(images)
+
+    return forward
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--teacher", required=True, help="as for `train`")
+    parser.add_argument("--teacher", required=True, help="run folder or checkpoint")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -94,7 +92,7 @@ def main() -> None:
         contenders = {
             "plain": contender(**common),
             "plain, again": contender(**common),
-            "teacher's forward pass": forward_of(**common, teacher=arguments.teacher),
+            "teacher's forward pass": forward_of(arguments.teacher),
             "logit, live teacher": contender(**common, teacher=(arguments.teacher,), distil=("logit",)),
             **{f"{method}, cached": contender(**common, **cached, distil=distil) for method, distil in METHODS.items()},
         }

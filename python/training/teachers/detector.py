@@ -11,6 +11,7 @@ from torch import Tensor
 from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
 from training.models.decoder import DecoderConfig
+from training.models.deploy.folding import fold_norms
 from training.models.detector import Detector
 from training.models.edge_decoder import EdgeDecoder
 from training.models.outputs import TeacherOutput, Widths
@@ -24,11 +25,15 @@ class DetectorTeacher(Teacher):
     def __init__(
         self, model: Detector, spec: InputSpec, columns: tuple[int, ...] | None, *, size: Size | None, description: str
     ) -> None:
-        """columns: of the student's classes among its own, or None if it does not know them. size: None for its own."""
+        """model: is changed. columns: of the student's classes among its own, or None if it does not know them.
+
+        size: of its input; None for its own.
+        """
         super().__init__(
             size=size or (spec.height, spec.width), mean=spec.mean, std=spec.std, bgr=spec.channels == "bgr"
         )
-        self.model = model.eval().requires_grad_(False)
+        fold_norms(model.eval())  # a live teacher takes a step's time
+        self.model = model.requires_grad_(False)
         self.columns, self.description = columns, description
         self.widths = widths_of(model, classes=None if columns is None else len(columns))
         record_attention(model)
