@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,12 +78,10 @@ class CachedTeacher:
         Without keys (images that are in no dataset) nothing is kept, and where the layout is known, nothing asked:
         the output is zeros.
         """
-        complete = len(self._layouts) == len(self._needs)
         if not keys:
-            return self._zeros(images) if complete else self.teacher(images)
+            return self._zeros(images) if self._complete else self.teacher(images)
         rows = {need: self._store(need).get(keys) for need in self._layouts}
-        whole = np.logical_and.reduce([there for _, there in rows.values()] or [np.zeros(len(keys), np.bool_)])
-        if complete and whole.all():
+        if self._complete and all(there.all() for _, there in rows.values()):
             self._found += len(keys)
             return self._output({need: packed for need, (packed, _) in rows.items()}, images.device)
         output = self.teacher(images)
@@ -94,7 +91,8 @@ class CachedTeacher:
             tensors = select(output, need)
             if need not in self._layouts:
                 self._layouts[need] = layout_of(tensors, self._bits)
-            merged[need], there = self._store(need).get(keys)
+                rows[need] = self._store(need).get(keys)
+            merged[need], there = rows[need]
             if not there.all():
                 fresh = pack(tensors, self._layouts[need], len(keys))
                 merged[need][~there] = fresh[~there]
@@ -104,8 +102,12 @@ class CachedTeacher:
 
     def has(self, keys: Sequence[int]) -> bool:
         """Whether it has whole answers for all of these views."""
-        complete = len(self._layouts) == len(self._needs)
-        return complete and all(bool(self._store(need).get(keys)[1].all()) for need in self._needs)
+        return self._complete and all(bool(self._store(need).get(keys)[1].all()) for need in self._needs)
+
+    @property
+    def _complete(self) -> bool:
+        """Whether it is known how everything that is needed is stored."""
+        return len(self._layouts) == len(self._needs)
 
     def _store(self, need: Need) -> RowStore:
         if need not in self._stores:

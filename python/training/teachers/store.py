@@ -42,9 +42,6 @@ class RowStore:
                     f"{folder}: expected room for {rows} rows of {row_bytes} bytes, {rows * row_bytes / 2**30:.1f} GiB "
                     f"in all, got {free / 2**30:.1f} GiB; use fewer --views or --cache-bits 8, or another disk"
                 )
-            for name, size in (("rows.bin", rows * row_bytes), ("sums.bin", 4 * rows)):
-                with (folder / name).open("ab") as stream:
-                    stream.truncate(size)
             write_json(folder / "store.json", head)
         elif found != head:
             raise InvalidInputError(f"{folder}: expected the cache of this run, got another one's; remove the folder")
@@ -56,7 +53,7 @@ class RowStore:
         self._sums: NDArray[np.uint32] = np.memmap(folder / "sums.bin", np.uint32, "r+", shape=(rows,))
 
     def _check_size(self, name: str, size: int) -> None:
-        """Makes a file that was cut short or lost whole again; what is missing of it is zeros, which fit no sum."""
+        """Makes a file, or one that was cut short whole again; what is missing of it is zeros, which fit no sum."""
         with (self.folder / name).open("ab") as stream:
             if stream.tell() != size:
                 stream.truncate(size)
@@ -71,11 +68,6 @@ class RowStore:
         """Writes rows, (n, bytes)."""
         self._rows[list(numbers)] = rows
         self._sums[list(numbers)] = [_sum(row) for row in rows]
-
-    @property
-    def filled(self) -> int:
-        """How many rows have been written."""
-        return int(np.count_nonzero(self._sums))
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
