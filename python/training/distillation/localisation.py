@@ -48,13 +48,14 @@ class LocalisationDistillation(nn.Module):
     def forward(self, student: DetectorOutput, teacher: TeacherOutput) -> Tensor:
         """A scalar, 0 where all pairs agree."""
         assert teacher.prediction is not None
-        pairs = pair_queries(student.final, teacher.prediction, "hungarian")
-        ours, theirs = _chosen(student.final, pairs[0]), _chosen(teacher.prediction, pairs[1])
+        own, other = pair_queries(student.final, teacher.prediction, "hungarian")
+        ours = student.final.map(lambda each: gather_queries(each, own))
+        theirs = teacher.prediction.map(lambda each: gather_queries(each, other))
         weight = theirs.logits.float().sigmoid().amax(-1)
         if self.options.kind == "box":
-            mine, other = ours.boxes.float(), theirs.boxes.float()
-            giou = elementwise_iou_giou(box_cxcywh_to_xyxy(mine), box_cxcywh_to_xyxy(other))[1]
-            cost = _L1 * (mine - other).abs().sum(-1) + _GIOU * (1 - giou)
+            mine, wanted = ours.boxes.float(), theirs.boxes.float()
+            giou = elementwise_iou_giou(box_cxcywh_to_xyxy(mine), box_cxcywh_to_xyxy(wanted))[1]
+            cost = _L1 * (mine - wanted).abs().sum(-1) + _GIOU * (1 - giou)
         else:
             cost = self._divergence(ours, theirs)
             assert ours.reference is not None
@@ -75,13 +76,3 @@ class LocalisationDistillation(nn.Module):
         )
         divergence = F.kl_div(mine, other, reduction="none", log_target=True)
         return temperature**2 * divergence.sum(-1).mean(-1)
-
-
-def _chosen(prediction: Prediction, index: Tensor) -> Prediction:
-    corners, reference = prediction.corners, prediction.reference
-    return Prediction(
-        gather_queries(prediction.logits, index),
-        gather_queries(prediction.boxes, index),
-        None if corners is None else gather_queries(corners, index),
-        None if reference is None else gather_queries(reference, index),
-    )

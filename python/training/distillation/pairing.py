@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -57,12 +58,12 @@ def pair_maps(student: list[Tensor], teacher: list[Tensor]) -> list[tuple[Tensor
 
     The teacher's map takes the student's size.
     """
-    return [(ours, resize(theirs, ours)) for ours, theirs in zip(student[::-1], teacher[::-1], strict=False)]
+    return [(ours, resize(theirs, ours.shape[-2:])) for ours, theirs in zip(student[::-1], teacher[::-1], strict=False)]
 
 
-def resize(source: Tensor, like: Tensor) -> Tensor:
-    """A map (B, D, h, w) in the size of another one, bilinear, without aliasing where it shrinks."""
-    size = (int(like.shape[-2]), int(like.shape[-1]))
+def resize(source: Tensor, size: Sequence[int]) -> Tensor:
+    """A map or image (B, D, h, w) in another (height, width), bilinear, without aliasing where it shrinks."""
+    size = (int(size[0]), int(size[1]))
     if tuple(source.shape[-2:]) == size:
         return source
     shrinks = source.shape[-2] > size[0] or source.shape[-1] > size[1]

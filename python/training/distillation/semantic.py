@@ -39,4 +39,4 @@ class SemanticInjection(nn.Module):
         ours = student.features[-1] if student.aifi is None else student.aifi
         theirs = teacher.features[-1] if teacher.patches is None else teacher.patches
         projected = self.project(ours.float())
-        return 1 - F.cosine_similarity(projected, resize(theirs, projected).float(), dim=1).mean()
+        return 1 - F.cosine_similarity(projected, resize(theirs, projected.shape[-2:]).float(), dim=1).mean()

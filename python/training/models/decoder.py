@@ -366,10 +366,4 @@ def _layer(config: DecoderConfig) -> DecoderLayer:
 
 
 def _rows(prediction: Prediction, rows: slice) -> Prediction:
-    corners, reference = prediction.corners, prediction.reference
-    return Prediction(
-        prediction.logits[:, rows],
-        prediction.boxes[:, rows],
-        None if corners is None else corners[:, rows],
-        None if reference is None else reference[:, rows],
-    )
+    return prediction.map(lambda each: each[:, rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -21,6 +22,15 @@ class Prediction:
     boxes: Tensor
     corners: Tensor | None = None
     reference: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Prediction:
+        """The prediction with every tensor changed."""
+        return Prediction(
+            change(self.logits),
+            change(self.boxes),
+            None if self.corners is None else change(self.corners),
+            None if self.reference is None else change(self.reference),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,8 @@ class TeacherOutput:
 
     def detach(self) -> TeacherOutput:
         """The same without a way back for gradients."""
-        prediction = self.prediction
-        if prediction is not None:
-            parts = (prediction.logits, prediction.boxes, prediction.corners, prediction.reference)
-            prediction = Prediction(*(None if part is None else part.detach() for part in parts))  # type: ignore[arg-type]
         return TeacherOutput(
-            prediction=prediction,
+            prediction=None if self.prediction is None else self.prediction.map(Tensor.detach),
             features=[each.detach() for each in self.features],
             queries=None if self.queries is None else self.queries.detach(),
             attention=[each.detach() for each in self.attention],

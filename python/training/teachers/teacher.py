@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.distillation.pairing import resize
 from training.models.outputs import Prediction, TeacherOutput, Widths
 
 Size = tuple[int, int]  # height, width
@@ -50,10 +50,7 @@ class Teacher(nn.Module, ABC):
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """What it says about images."""
-        size = self.input_size(images)
-        if tuple(images.shape[-2:]) != size:
-            shrinks = images.shape[-2] > size[0] or images.shape[-1] > size[1]
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+        images = resize(images, self.input_size(images))
         if self.bgr:
             images = images.flip(1)
         return self.observe((images - self.mean) / self.std)
