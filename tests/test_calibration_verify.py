@@ -10,100 +10,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from cell_world import COLOURS, SIDE, make_images, make_model
+from onnx import numpy_helper
 from PIL import Image
 
 from calibration.cli import main
 from calibration.execution import int8_share
 from calibration.matching import drift, pairwise_iou
-from calibration.sampling import draw, evaluation_digests, read_sample
+from calibration.sampling import read_sample
 from calibration.verify import VerifyOptions, check_report, verify
 from edgedet import Detections, Detector, InvalidInputError
 from edgedet.bundle import InputSpec, LogitsBoxes, add_model, load_model_json, write_bundle
 from edgedet.labels import COCO80
 from edgedet.onnx_import import import_model
-
-SIDE, CELL = 64, 16
-GRID = SIDE // CELL
-COLOURS = {"red": (200, 40, 40), "blue": (40, 40, 200)}
-
-
-def make_model(path: Path) -> Path:
-    """Says for each of 16 cells whether it is red, blue or neither; the last layer is fitted by least squares."""
-    rng = np.random.default_rng(0)
-    mix = rng.normal(size=(16, 3))
-    shift = rng.normal(size=16) * 0.2
-    turn = np.linalg.qr(rng.normal(size=(16, 16)))[0]
-    colours, targets = [], []
-    for target, colour in (((4, -4), COLOURS["red"]), ((-4, 4), COLOURS["blue"]), ((-6, -6), (110, 110, 110))):
-        colours += [np.array(colour) / 255 + rng.normal(size=3) * 0.05 for _ in range(200)]
-        targets += [target] * 200
-    features = np.maximum(np.maximum(np.array(colours) @ mix.T + shift, 0) @ turn.T, 0)
-    fitted = np.linalg.lstsq(np.hstack([features, np.ones((600, 1))]), np.array(targets, float), rcond=None)[0]
-
-    first = np.broadcast_to(mix[:, :, None, None] / CELL**2, (16, 3, CELL, CELL))
-    cells = (np.arange(GRID) + 0.5) / GRID
-    boxes = np.array([[x, y, 1 / GRID, 1 / GRID] for y in cells for x in cells])
-    weights = {
-        "w0": first,
-        "b0": shift,
-        "w1": turn[:, :, None, None],
-        "w2": fitted[:-1].T[:, :, None, None],
-        "b2": fitted[-1],
-        "boxes0": boxes[None],
-        "zero": np.zeros(1),
-    }
-    nodes = [
-        helper.make_node("Conv", ["images", "w0", "b0"], ["c0"], strides=[CELL, CELL]),
-        helper.make_node("Relu", ["c0"], ["r0"]),
-        helper.make_node("Conv", ["r0", "w1"], ["c1"]),
-        helper.make_node("Relu", ["c1"], ["r1"]),
-        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"]),
-        helper.make_node("Reshape", ["c2", "shape"], ["flat"]),
-        helper.make_node("Transpose", ["flat"], ["logits"], perm=[0, 2, 1]),
-        helper.make_node("ReduceMean", ["logits"], ["mean"], axes=[1, 2], keepdims=1),
-        helper.make_node("Mul", ["mean", "zero"], ["nought"]),
-        helper.make_node("Add", ["nought", "boxes0"], ["boxes"]),
-    ]
-    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
-    tensors.append(numpy_helper.from_array(np.array([0, 2, GRID**2], np.int64), "shape"))
-    graph = helper.make_graph(
-        nodes,
-        "cells",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
-        [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", GRID**2, 2]),
-            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["N", GRID**2, 4]),
-        ],
-        tensors,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-    return path
-
-
-def make_images(folder: Path, count: int, seed: int) -> Path:
-    """Grey pictures with one to four coloured cells, and their COCO annotations in instances.json beside them."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    images, annotations = [], []
-    for number in range(1, count + 1):
-        pixels = rng.normal(110, 6, size=(SIDE, SIDE, 3))
-        for cell in rng.choice(GRID**2, size=rng.integers(1, 5), replace=False):
-            row, column = divmod(int(cell), GRID)
-            label = int(rng.integers(2))
-            colour = np.array(list(COLOURS.values())[label]) + rng.normal(0, 8, size=3)
-            x, y = column * CELL, row * CELL
-            pixels[y : y + CELL, x : x + CELL] = colour + rng.normal(0, 6, size=(CELL, CELL, 3))
-            box = [x, y, CELL, CELL]
-            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": box}
-            annotations.append({**entry, "area": CELL**2, "iscrowd": 0})
-        name = f"{number:03d}.png"
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name)
-        images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
-    categories = [{"id": number + 1, "name": name} for number, name in enumerate(COLOURS)]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "instances.json").write_text(json.dumps(document))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -357,60 +276,6 @@ def test_nan_weights_are_refused(world: Path, tmp_path: Path, capsys: pytest.Cap
     assert "NaN or infinity in 'w1'" in capsys.readouterr().err
 
 
-# Sampling
-
-
-def test_the_same_seed_gives_the_same_set(world: Path) -> None:
-    draws = [draw(world / "train", count=10, seed=seed) for seed in (7, 7, 8)]
-    assert draws[0] == draws[1]
-    assert draws[0].images != draws[2].images
-    assert len({image.sha256 for image in draws[0].images}) == 10
-    assert draws[0].candidates == 24
-
-
-def test_what_cannot_be_used_is_passed_over_with_a_reason(world: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "mixed"
-    folder.mkdir()
-    for number in range(1, 7):
-        shutil.copy(world / "train" / f"{number:03d}.png", folder)
-    shutil.copy(world / "train" / "001.png", folder / "copy.png")
-    shutil.copy(world / "val" / "003.png", folder / "renamed.png")
-    (folder / "broken.png").write_bytes((world / "train" / "007.png").read_bytes()[:300])
-    (folder / "text.jpg").write_text("not an image")
-    sample = draw(folder, count=6, seed=0, exclude=sorted(evaluation_digests(world / "val")))
-    with pytest.raises(InvalidInputError, match=r"got 6 of 10 \(4 refused"):
-        draw(folder, count=7, seed=0, exclude=sorted(evaluation_digests(world / "val")))
-    everything = draw(folder, count=7, seed=0)
-    reasons = {image.file: image.reason for image in sample.refused}
-    assert set(reasons) <= {"001.png", "copy.png", "renamed.png", "broken.png", "text.jpg"}
-    assert all("evaluation" in reasons[name] for name in reasons if name == "renamed.png")
-    assert "renamed.png" not in {image.file for image in sample.images}
-    assert "renamed.png" in {image.file for image in everything.images}
-
-
-def test_evaluation_images_may_come_from_an_annotation_file(world: Path, tmp_path: Path) -> None:
-    assert evaluation_digests(world / "val" / "instances.json") == evaluation_digests(world / "val")
-    lonely = tmp_path / "instances.json"
-    shutil.copy(world / "val" / "instances.json", lonely)
-    with pytest.raises(InvalidInputError, match="beside it or in images/"):
-        evaluation_digests(lonely)
-
-
-def test_annotations_narrow_the_choice(world: Path, tmp_path: Path) -> None:
-    document = json.loads((world / "train" / "instances.json").read_text())
-    document["images"] = document["images"][:5]
-    document["annotations"] = [entry for entry in document["annotations"] if entry["image_id"] <= 5]
-    (tmp_path / "five.json").write_text(json.dumps(document))
-    sample = draw(world / "train", count=5, seed=0, annotations=tmp_path / "five.json")
-    assert sorted(image.file for image in sample.images) == [f"{number:03d}.png" for number in range(1, 6)]
-
-
-def test_the_contact_sheet_shows_the_set(world: Path) -> None:
-    with Image.open(world / "sheet.png") as sheet:
-        assert sheet.size == (960, 192)  # 12 images, 10 per row
-        assert np.asarray(sheet).std() > 10
-
-
 def test_a_damaged_record_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (bundle / "calibration.json").write_text('{"format": "edgedet.calibration"')
     assert main(["quantize", str(bundle)]) == 2
@@ -499,12 +364,3 @@ def test_the_published_model_runs_in_int8_and_stays_close(shared: Path, tmp_path
     assert report["execution"]["int8"] == 49
     assert report["drift"]["matched"] > 0.9
     assert report["drift"]["box_mean_px"] < 6.0
-
-
-@pytest.mark.slow
-def test_hostile_images_never_enter_a_set(shared: Path) -> None:
-    folder = shared / "data" / "odd_images"
-    sample = draw(folder, count=20, seed=0)
-    assert len(sample.images) == 20
-    assert all(image.width * image.height <= 100_000_000 for image in sample.images)
-    assert sample.refused
