@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from calibration.graph import Graph
 from calibration.observers import Range
 from calibration.placement import Layer, Placement
+from calibration.sharing import pairs
 from edgedet import InvalidInputError
 
 BackendName = Literal["openvino", "onnxruntime", "tensorrt"]
@@ -80,9 +81,9 @@ def render(
     """Copy of the float model with QuantizeLinear/DequantizeLinear around the layers of `placement`.
 
     Every pair carries an explicit zero-point. Biases stay float initializers: an int32 bias behind a
-    DequantizeLinear is refused by TensorRT and buys nothing. Only inputs of layers are wrapped, never outputs: a
-    pair on an output would let the backend carry integers through whatever follows (see docs/calibration.md for what
-    OpenVINO makes of a padded average pool).
+    DequantizeLinear is refused by TensorRT and buys nothing. A pair is read by layers and by operators that only move
+    values to layers (see `calibration.sharing`): were it read by others, the backend would carry integers through
+    whatever follows (see docs/calibration.md for what OpenVINO makes of a padded average pool).
 
     Args:
         graph: float graph.
@@ -103,8 +104,13 @@ def render(
     nodes = {node.name: node for node in model.graph.node}
     wrapped: dict[str, str] = {}
     inserted: list[onnx.NodeProto] = []
-    for name in placement.activations:
-        wrapped[name] = _wrap_activation(model, inserted, name, activation_grid(ranges[name], backend))
+    placed = pairs(graph, placement, ranges)
+    for name, extent in placed.ranges.items():
+        wrapped[name] = _wrap_activation(model, inserted, name, activation_grid(extent, backend))
+    for name in placed.movers:
+        node = nodes[name]
+        for slot, source in enumerate(node.input):
+            node.input[slot] = wrapped.get(source, source)
     weights: dict[tuple[str, int], str] = {}
     for layer in placement.layers:
         key = (layer.weight, layer.axis)
@@ -113,7 +119,8 @@ def render(
         node = nodes[layer.node]
         if means is not None and layer.op in ("Conv", "Gemm") and layer.activation in means:
             _correct_bias(model, node, graph, layer, means[layer.activation])
-        node.input[0], node.input[1] = wrapped[layer.activation], weights[key]
+        node.input[0] = wrapped.get(layer.activation, layer.activation)
+        node.input[1] = weights[key]
     _insert(model, inserted)
     _drop_unused(model)
     onnx.checker.check_model(model)

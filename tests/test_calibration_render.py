@@ -18,6 +18,7 @@ from calibration.graph import Graph, load, prepare
 from calibration.observers import Range, observe
 from calibration.placement import PlacementOptions, place
 from calibration.render import activation_grid, quantise_weight, render
+from calibration.sharing import pairs
 from edgedet import InvalidInputError, ModelError
 
 ALL = PlacementOptions(scope="all")
@@ -209,19 +210,60 @@ def test_rendered_structure(backend: str, dtype: type) -> None:
                 assert zero == 0
     for node in model.graph.node:
         if node.name in layers:
-            assert produced[node.input[0]].op_type == "DequantizeLinear"
+            assert produced[node.input[0]].op_type in ("DequantizeLinear", "Concat")
             assert produced[node.input[1]].op_type == "DequantizeLinear"
             assert constants[node.input[2]].dtype == np.float32
-    assert len({node.input[0] for node in pairs if node.op_type == "QuantizeLinear"}) == len(ranges)
+    # One tensor, a concatenation, has its pairs on its two inputs.
+    assert len({node.input[0] for node in pairs if node.op_type == "QuantizeLinear"}) == len(ranges) + 1
 
 
-def test_each_tensor_is_wrapped_once_and_only_in_front_of_layers() -> None:
-    model, placement, _, _ = quantised(backbone())
-    quantize = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    assert sorted(node.input[0] for node in quantize) == sorted(placement.activations)
+def test_each_tensor_is_wrapped_once_and_only_for_layers() -> None:
+    model, _, _, _ = quantised(backbone())
+    quantize = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantize) == len(set(quantize))
     real = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     readers = {node.op_type for node in model.graph.node if real & set(node.input)}
-    assert readers == {"Conv"}, "an AveragePool on integers is what breaks OpenVINO"
+    assert readers == {"Conv", "Concat"}, "an AveragePool on integers is what breaks OpenVINO"
+
+
+def moving(build: Builder, source: str, *, read_by_float: bool) -> list[str]:
+    """Two branches that meet in a concatenation, and convolutions that read it."""
+    left, right = build.conv(source, (3, 16), 3), build.add("Relu", build.conv(source, (3, 16), 3))
+    joined = build.add("Concat", left, right, axis=1)
+    last = build.add("Sigmoid", build.conv(build.add("Relu", build.conv(joined, (32, 16))), (16, 16)))
+    return [last, build.add("Sigmoid", joined)] if read_by_float else [last]
+
+
+def test_pairs_stand_above_what_only_moves_values() -> None:
+    build = Builder()
+    model = build.model({"images": ["N", 3, 24, 24]}, moving(build, "images", read_by_float=False))
+    written, placement, ranges, graph = quantised(model)
+    placed = pairs(graph, placement, ranges)
+    quantize = {node.input[0]: node for node in written.graph.node if node.op_type == "QuantizeLinear"}
+    producers = [graph.producers[name].op_type if name in graph.producers else "" for name in placed.ranges]
+    assert sorted(producers) == ["", "Conv", "Relu"], "the input, and both ends of the concatenation"
+    assert set(quantize) == set(placed.ranges)
+    joined = [extent for name, extent in placed.ranges.items() if name != "images"]
+    assert joined[0] == joined[1] == ranges[placement.activations[-1]]
+    found = kernels(compile_openvino(written, (1, 3, 24, 24)))
+    assert sum(kind.endswith("I8") for kind in found["Convolution"]) == len(placement.layers) == 3
+    assert found["Concatenation"] == ["ref_I8"]
+    assert len(found.get("Subgraph", [])) <= 1, "only the input is converted in a step of its own"
+    reference = run_onnxruntime(model, images())
+    assert relative(run_onnxruntime(written, images()), reference) < 0.05
+    engine = compile_openvino(written, images().shape)
+    assert relative(next(iter(engine(images()).values())), run_onnxruntime(written, images())) < 0.02
+
+
+def test_a_float_reader_keeps_the_pair_below() -> None:
+    build = Builder()
+    model = build.model({"images": ["N", 3, 24, 24]}, moving(build, "images", read_by_float=True))
+    written, placement, ranges, graph = quantised(model)
+    placed = pairs(graph, placement, ranges)
+    assert not placed.movers
+    assert set(placed.ranges) == set(placement.activations)
+    exact = [node.input[0] for node in written.graph.node if node.op_type == "Sigmoid"]
+    assert graph.producers[exact[1]].op_type == "Concat", "what is float reads the float tensor"
 
 
 def test_gemm_and_matmul_are_quantised_along_their_output_channels() -> None:
