@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,14 +37,18 @@ class Statistics:
             raise InvalidInputError("expected statistics with values, got none; check the calibration set")
         return self._sums / self._count
 
-    def update(self, values: npt.NDArray[np.float32]) -> None:
+    def update(self, values: npt.NDArray[np.float32], *, images: int = 1) -> None:
         """Add one batch.
+
+        Args:
+            values: any shape.
+            images: number of images in the batch; they are told apart where they are the first axis.
 
         Raises:
             ModelError: the tensor holds NaN or infinity.
         """
         try:
-            self.histogram.update(values)
+            self.histogram.update(values, groups=images if values.shape[:1] == (images,) else 1)
         except InvalidInputError as cause:
             raise ModelError(f"tensor '{self._name}': {cause}; the float model is broken on this set") from cause
         channel = 1 if values.ndim == 4 else values.ndim - 1
@@ -51,6 +56,18 @@ class Statistics:
         sums = values.sum(axis=others, dtype=np.float64)
         self._sums = sums if self._sums is None else self._sums + sums
         self._count += values.size // max(len(sums), 1)
+
+    def state(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Everything, as arrays, for `restore`."""
+        counts, numbers = self.histogram.state()
+        sums = np.zeros(0) if self._sums is None else self._sums
+        return {"counts": counts, "numbers": numbers, "sums": sums, "count": np.array(self._count)}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Continue from what `state` gave."""
+        self.histogram.restore(state["counts"], state["numbers"])
+        self._sums = state["sums"] if state["sums"].size else None
+        self._count = int(state["count"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +89,22 @@ class CollectOptions:
         """Check the ranges."""
         if self.batch < 1 or self.memory_mb < 1 or self.threads < 0:
             raise InvalidInputError(f"expected batch >= 1, memory_mb >= 1 and threads >= 0, got {self}")
+
+
+class Memory(Protocol):
+    """What survives an interrupted `collect`.
+
+    Attributes:
+        images: number of images in all batches together.
+    """
+
+    images: int
+
+    def restore(self, statistics: Mapping[str, Statistics]) -> int:
+        """Fill in what is known of these tensors; returns the number of images it covers, 0 for nothing."""
+
+    def keep(self, statistics: Mapping[str, Statistics], images: int, *, last: bool = False) -> None:
+        """Take note of the statistics of the first `images` images."""
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
@@ -119,6 +152,7 @@ def collect(
     *,
     options: CollectOptions,
     advance: Callable[[int], None] = lambda images: None,
+    memory: Memory | None = None,
 ) -> dict[str, Statistics]:
     """Statistics of `tensors` over all batches. Raw values are never stored.
 
@@ -128,6 +162,7 @@ def collect(
         batches: returns a fresh iterable of model inputs; called once per pass.
         options: memory bound and threads.
         advance: told the number of images after each run.
+        memory: where statistics are kept while they grow; what is there already is not computed again.
 
     Raises:
         InvalidInputError: there is no batch.
@@ -135,17 +170,29 @@ def collect(
     """
     statistics = {name: Statistics(name) for name in tensors}
     for group in passes(model, tensors, options):
-        runner = session(with_outputs(model, group), threads=options.threads)
-        wanted = {value.name for value in runner.get_inputs()}
-        seen = False
+        held = {name: statistics[name] for name in group}
+        known = memory.restore(held) if memory is not None else 0
+        if memory is not None and known >= memory.images:
+            advance(known)
+            continue
+        runner: onnxruntime.InferenceSession | None = None
+        seen = 0
         for batch in batches():
-            seen = True
-            feed = {name: value for name, value in batch.items() if name in wanted}
-            for name, values in zip(group, runner.run(group, feed), strict=True):
-                statistics[name].update(values)
-            advance(len(next(iter(batch.values()))))
+            count = len(next(iter(batch.values())))
+            seen += count
+            if seen > known:
+                runner = runner or session(with_outputs(model, group), threads=options.threads)
+                wanted = {value.name for value in runner.get_inputs()}
+                feed = {name: value for name, value in batch.items() if name in wanted}
+                for name, values in zip(group, runner.run(group, feed), strict=True):
+                    statistics[name].update(values, images=count)
+                if memory is not None:
+                    memory.keep(held, seen)
+            advance(count)
         if not seen:
             raise InvalidInputError("expected at least one calibration image, got none; run `sample` first")
+        if memory is not None:
+            memory.keep(held, seen, last=True)
     return statistics
 
 

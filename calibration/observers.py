@@ -1,7 +1,7 @@
 """Observers: streaming statistics of one tensor, and the range that each method reads from them.
 
-One `Histogram` per tensor is filled in a single pass; every method (min-max, percentile, entropy, MSE) is a pure
-function of it, so trying another method costs no second pass over the images.
+One `Histogram` per tensor is filled in a single pass; every method (min-max, average, percentile, entropy, MSE) is a
+pure function of it, so trying another method costs no second pass over the images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgedet import InvalidInputError
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
+Method = Literal["minmax", "average", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 BINS = 2048
 LEVELS = 256
@@ -56,6 +56,9 @@ class Histogram:
         self.counts: npt.NDArray[np.int64] = np.zeros(bins, np.int64)
         self.minimum = np.inf
         self.maximum = -np.inf
+        self.low_sum = 0.0
+        self.high_sum = 0.0
+        self.groups = 0
         self._low = 0.0
         self._width = 0.0
 
@@ -69,8 +72,12 @@ class Histogram:
         """Number of values seen."""
         return int(self.counts.sum())
 
-    def update(self, values: npt.NDArray[np.float32]) -> None:
-        """Add the values of one batch (any shape).
+    def update(self, values: npt.NDArray[np.float32], *, groups: int = 1) -> None:
+        """Add the values of one batch.
+
+        Args:
+            values: any shape; the first axis is divisible by `groups`.
+            groups: how many images the first axis holds; the `average` observer takes the extent of each.
 
         Raises:
             InvalidInputError: a value is NaN or infinite.
@@ -82,6 +89,10 @@ class Histogram:
         if not (np.isfinite(low) and np.isfinite(high)):  # NaN propagates through min and max
             raise InvalidInputError("expected finite activations, got NaN or infinity")
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        images = flat.reshape(groups, -1)
+        self.low_sum += float(images.min(axis=1).sum(dtype=np.float64))
+        self.high_sum += float(images.max(axis=1).sum(dtype=np.float64))
+        self.groups += groups
         if self._width == 0.0:
             # A constant first batch still needs a width; widening takes care of the rest.
             self._low = low
@@ -96,6 +107,17 @@ class Histogram:
         )
         np.clip(index, 0, self.bins - 1, out=index)
         self.counts += np.bincount(index, minlength=self.bins)
+
+    def state(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Counts and the other numbers, for `restore`."""
+        numbers = [self.minimum, self.maximum, self.low_sum, self.high_sum, self.groups, self._low, self._width]
+        return self.counts, np.array(numbers, np.float64)
+
+    def restore(self, counts: npt.NDArray[np.int64], numbers: npt.NDArray[np.float64]) -> None:
+        """Continue from what `state` gave."""
+        self.counts = counts.astype(np.int64)
+        self.minimum, self.maximum, self.low_sum, self.high_sum, groups, self._low, self._width = numbers.tolist()
+        self.groups = int(groups)
 
     def _widen(self, *, downwards: bool) -> None:
         half = self.bins // 2
@@ -114,7 +136,8 @@ def observe(histogram: Histogram, method: Method, *, percentile: float = 99.99) 
 
     Args:
         histogram: at least one value.
-        method: `minmax` the extent; `percentile` cuts (100 - percentile) / 2 percent at each end; `entropy`
+        method: `minmax` the extent; `average` the mean over images of each image's extent, what a moving average tends
+            to whatever the order of the images; `percentile` cuts (100 - percentile) / 2 percent at each end; `entropy`
             minimises the Kullback-Leibler divergence between the clipped distribution and its 256-level version;
             `mse` minimises the expected squared error of the 256-level grid.
         percentile: kept share of values in percent, in (50, 100]; read by `percentile` only.
@@ -126,6 +149,9 @@ def observe(histogram: Histogram, method: Method, *, percentile: float = 99.99) 
         raise InvalidInputError("expected a histogram with values, got an empty one; check the calibration set")
     if method == "minmax":
         return Range(min(histogram.minimum, 0.0), max(histogram.maximum, 0.0))
+    if method == "average":
+        low, high = histogram.low_sum / histogram.groups, histogram.high_sum / histogram.groups
+        return Range(min(low, 0.0), max(high, 0.0))
     if method == "percentile":
         if not 50.0 < percentile <= 100.0:
             raise InvalidInputError(f"expected a percentile in (50, 100], got {percentile}")

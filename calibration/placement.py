@@ -8,6 +8,7 @@ never wrapped at all.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,6 +107,23 @@ def place(graph: Graph, options: PlacementOptions) -> Placement:
             )
         )
     return Placement(tuple(layers), tuple(kept))
+
+
+def without(placement: Placement, nodes: Iterable[str]) -> Placement:
+    """The placement with some layers left in float.
+
+    Raises:
+        InvalidInputError: a name is not a layer of the placement.
+    """
+    chosen = set(nodes)
+    unknown = sorted(chosen - {layer.node for layer in placement.layers})
+    if unknown:
+        raise InvalidInputError(f"expected names of int8 layers to leave in float, got '{unknown[0]}'")
+    return Placement(
+        tuple(layer for layer in placement.layers if layer.node not in chosen),
+        placement.kept
+        + tuple(KeptFloat(layer.node, "left in float by choice") for layer in placement.layers if layer.node in chosen),
+    )
 
 
 def weight_slot(graph: Graph, node: onnx.NodeProto) -> int | None:

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from calibration.collect import Batch, CollectOptions, Statistics, batched, channel_extents, collect, session
-from calibration.equalise import equalise
-from calibration.graph import Graph, load, prepare
+from calibration.calibrate import Calibrated, Progress, calibrate
+from calibration.collect import CollectOptions, Statistics, session
+from calibration.inputs import batch_size, sample_batches
 from calibration.observers import Method, Range, observe
-from calibration.placement import Placement, PlacementOptions, place
+from calibration.placement import Placement, PlacementOptions, without
 from calibration.render import BackendName, activation_grid, render
-from calibration.sampling import FORMAT, VERSION, Sample, read_checked, read_record, read_sample
-from edgedet import BackendError, InvalidInputError, ModelError, preprocess
+from calibration.sampling import FORMAT, VERSION, Sample, read_record, read_sample
+from edgedet import BackendError, InvalidInputError, ModelError
 from edgedet.bundle import add_json, add_model, load_model_json
 
-Stage = Literal["ranges of channels", "ranges of tensors"]
-
 # Backends of `edgedet` that an INT8 model is written for.
-BACKENDS: tuple[BackendName, ...] = ("openvino",)
-# Images that decide the factors of the equalisation; more change them in the second digit only.
-_EQUALISE_IMAGES = 32
+BACKENDS: tuple[BackendName, ...] = ("openvino", "tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +33,8 @@ class QuantizeOptions:
         percentile: share of values kept by the `percentile` observer, percent.
         alpha: strength of the channel equalisation, 0 (off) to 1.
         correct_bias: take the mean error of rounded weights back in the bias.
-        placement: which layers.
+        placement: which layers to consider.
+        keep_float: names of those that stay in float all the same.
         collect: batch, memory bound and threads.
     """
 
@@ -49,6 +43,7 @@ class QuantizeOptions:
     alpha: float = 0.5
     correct_bias: bool = True
     placement: PlacementOptions = field(default_factory=PlacementOptions)
+    keep_float: tuple[str, ...] = ()
     collect: CollectOptions = field(default_factory=CollectOptions)
 
     def __post_init__(self) -> None:
@@ -59,17 +54,19 @@ class QuantizeOptions:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What `quantize` made.
+    """An INT8 model.
 
     Attributes:
-        file: name of the model in the bundle.
+        model: the Q/DQ graph.
         placement: what runs in int8 and what does not, with reasons.
         ranges: range of every quantised tensor.
+        file: name of the model in the bundle, empty before it is there.
     """
 
-    file: str
+    model: onnx.ModelProto
     placement: Placement
     ranges: dict[str, Range]
+    file: str = ""
 
 
 def quantize(
@@ -78,7 +75,7 @@ def quantize(
     backend: BackendName,
     options: QuantizeOptions,
     images: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Quantized:
     """Calibrate on the recorded set and write `model.<backend>.int8.onnx` and `calibration.json` into a bundle.
 
@@ -96,73 +93,77 @@ def quantize(
     """
     if backend not in BACKENDS:
         raise BackendError(f"expected a backend of {', '.join(BACKENDS)}, got '{backend}'")
-    spec = load_model_json(bundle)
-    sample = read_sample(bundle)
-    folder = images or Path(sample.directory)
-    float_file = bundle / float_model(spec, backend)
-    graph = prepare(load(float_file))
-    placement = place(graph, options.placement)
-    if not placement.layers:
-        reasons = "; ".join(sorted({kept.reason for kept in placement.kept})) or "it has no Conv or MatMul with weights"
-        raise ModelError(f"{float_file}: expected layers to quantise, got none ({reasons})")
-    batch = _batch_size(graph, spec, options.collect.batch)
-    settings = CollectOptions(batch=batch, memory_mb=options.collect.memory_mb, threads=options.collect.threads)
-
-    def batches(limit: int) -> Callable[[], Iterator[Batch]]:
-        return lambda: _batches(folder, sample, spec, batch=batch, limit=limit)
-
-    factors = 0
-    if options.alpha > 0.0:
-        count = min(_EQUALISE_IMAGES, len(sample.images))
-        extents = channel_extents(
-            graph.model,
-            placement.activations,
-            batches(count),
-            options=settings,
-            advance=_counter(progress, "ranges of channels", count),
-        )
-        factors = equalise(graph, placement, extents, alpha=options.alpha)
-        placement = place(graph, options.placement)  # the weights have new names
-    statistics = collect(
-        graph.model,
-        placement.activations,
-        batches(len(sample.images)),
-        options=settings,
-        advance=_counter(progress, "ranges of tensors", len(sample.images)),
+    calibrated = calibrate(
+        bundle,
+        backend=backend,
+        alpha=options.alpha,
+        placement=options.placement,
+        collect_options=options.collect,
+        images=images,
+        progress=progress,
     )
+    return store(bundle, calibrated, build(calibrated, backend, options), backend, options)
+
+
+def build(calibrated: Calibrated, backend: BackendName, options: QuantizeOptions) -> Quantized:
+    """The INT8 model of a calibrated graph. `options` has to be what the graph was calibrated with, observer aside.
+
+    Raises:
+        InvalidInputError: `options.keep_float` names something that is no int8 layer.
+        ModelError: everything is left in float.
+    """
+    placement = without(calibrated.placement, options.keep_float)
+    if not placement.layers:
+        raise ModelError("expected layers to quantise, got none: all of them are left in float")
+    statistics = calibrated.statistics
     ranges = {
-        name: observe(entry.histogram, options.observer, percentile=options.percentile)
-        for name, entry in statistics.items()
+        name: observe(statistics[name].histogram, options.observer, percentile=options.percentile)
+        for name in placement.activations
     }
-    means = {name: entry.channel_means for name, entry in statistics.items()} if options.correct_bias else None
-    model = render(graph, placement, ranges, backend, means=means)
-    _check_runs(model, batches(1))
+    means = {name: statistics[name].channel_means for name in ranges} if options.correct_bias else None
+    return Quantized(render(calibrated.graph, placement, ranges, backend, means=means), placement, ranges)
+
+
+def store(
+    bundle: Path, calibrated: Calibrated, made: Quantized, backend: BackendName, options: QuantizeOptions
+) -> Quantized:
+    """Write an INT8 model and its record into the bundle, replacing earlier ones for this backend.
+
+    Raises:
+        ModelError: the model does not run, or gives NaN.
+    """
+    _check_runs(made.model, calibrated)
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "model.onnx"
-        onnx.save(model, str(target))
+        onnx.save(made.model, str(target))
         file = add_model(bundle, "int8", backend, target)
+    entry = {
+        "observer": options.observer,
+        "percentile": options.percentile if options.observer == "percentile" else None,
+        "alpha": options.alpha,
+        "factors": calibrated.factors,
+        "correct_bias": options.correct_bias,
+        "placement": asdict(options.placement),
+        "keep_float": list(options.keep_float),
+        "input": calibrated.spec["input"],
+        "float_sha256": calibrated.spec["files"][calibrated.float_file]["sha256"],
+        "int8_sha256": load_model_json(bundle)["files"][file]["sha256"],
+        "versions": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        "ranges": {
+            name: _range_entry(calibrated.statistics[name], extent, backend) for name, extent in made.ranges.items()
+        },
+        "layers": [asdict(layer) for layer in made.placement.layers],
+        "kept_float": [asdict(kept) for kept in made.placement.kept],
+    }
+    others = read_record(bundle).get("quantization") if read_sample(bundle) == calibrated.sample else None
     record = {
         "format": FORMAT,
         "version": VERSION,
-        "sample": sample.to_json(),
-        "quantization": {
-            "backend": backend,
-            "observer": options.observer,
-            "percentile": options.percentile if options.observer == "percentile" else None,
-            "alpha": options.alpha,
-            "factors": factors,
-            "correct_bias": options.correct_bias,
-            "placement": asdict(options.placement),
-            "float_sha256": spec["files"][float_file.name]["sha256"],
-            "int8_sha256": load_model_json(bundle)["files"][file]["sha256"],
-            "versions": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
-            "ranges": {name: _range_entry(statistics[name], ranges[name], backend) for name in placement.activations},
-            "layers": [asdict(layer) for layer in placement.layers],
-            "kept_float": [asdict(kept) for kept in placement.kept],
-        },
+        "sample": calibrated.sample.to_json(),
+        "quantization": {**(others if isinstance(others, dict) else {}), backend: entry},
     }
     add_json(bundle, "calibration.json", record)
-    return Quantized(file, placement, ranges)
+    return Quantized(made.model, made.placement, made.ranges, file)
 
 
 def record_sample(bundle: Path, sample: Sample) -> None:
@@ -172,60 +173,14 @@ def record_sample(bundle: Path, sample: Sample) -> None:
     add_json(bundle, "calibration.json", {"format": FORMAT, "version": VERSION, "sample": sample.to_json()})
 
 
-def float_model(spec: Mapping[str, Any], backend: str) -> str:
-    """File name of the float model that `backend` runs."""
-    files: Mapping[str, str] = spec["models"]["fp32"]
-    return files[backend] if backend in files else files["*"]
-
-
-def network_input(image: npt.NDArray[np.uint8], spec: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The runtime's own preprocessing of an (H, W, 3) RGB image: (3, height, width) float32."""
-    how = spec["input"]
-    tensor: npt.NDArray[np.float32] = preprocess(
-        image,
-        width=how["width"],
-        height=how["height"],
-        resize=how["resize"],
-        filter=how["filter"],
-        channels=how["channels"],
-        mean=tuple(how["mean"]),
-        std=tuple(how["std"]),
-        pad_value=how["pad_value"],
-    )
-    return tensor
-
-
-def network_feed(tensors: npt.NDArray[np.float32], spec: Mapping[str, Any]) -> Batch:
-    """What the network is fed for (N, 3, height, width) inputs: them, and the size where it asks for one."""
-    how = spec["input"]
-    feed: dict[str, npt.NDArray[np.generic]] = {how["name"]: tensors}
-    if size_input := spec["output"].get("size_input"):
-        feed[size_input] = np.tile(np.array([how["width"], how["height"]], np.int64), (len(tensors), 1))
-    return feed
-
-
-def _batches(folder: Path, sample: Sample, spec: Mapping[str, Any], *, batch: int, limit: int) -> Iterator[Batch]:
-    tensors = (network_input(read_checked(folder, image), spec) for image in sample.images[:limit])
-    for stacked in batched(tensors, batch):
-        yield network_feed(stacked, spec)
-
-
-def _batch_size(graph: Graph, spec: Mapping[str, Any], wanted: int) -> int:
-    name = spec["input"]["name"]
-    image = next((value for value in graph.model.graph.input if value.name == name), None)
-    if image is None:
-        raise ModelError(f"expected an input '{name}' as model.json says, got none in the graph")
-    fixed = image.type.tensor_type.shape.dim[0].dim_value
-    return int(fixed) if fixed else wanted
-
-
-def _check_runs(model: onnx.ModelProto, batches: Callable[[], Iterator[Batch]]) -> None:
+def _check_runs(model: onnx.ModelProto, calibrated: Calibrated) -> None:
     """One run in onnxruntime: a model that cannot even run there, or gives NaN, is not worth a bundle."""
+    batch = batch_size(calibrated.graph, calibrated.spec, 1)
     try:
         runner = session(model)
         wanted = {value.name for value in runner.get_inputs()}
-        feed = {name: value for name, value in next(batches()).items() if name in wanted}
-        outputs = runner.run(None, feed)
+        first = next(sample_batches(calibrated.folder, calibrated.sample, calibrated.spec, batch=batch))
+        outputs = runner.run(None, {name: value for name, value in first.items() if name in wanted})
     except Exception as cause:  # onnxruntime has one exception type per status code
         raise ModelError(f"the INT8 model does not run in onnxruntime: {str(cause).splitlines()[0]}") from cause
     if any(np.isnan(values).any() for values in outputs if values.dtype.kind == "f"):
@@ -242,15 +197,3 @@ def _range_entry(entry: Statistics, extent: Range, backend: BackendName) -> dict
         "scale": grid.scale,
         "zero_point": grid.zero_point,
     }
-
-
-def _counter(progress: Callable[[str, int, int], None], stage: Stage, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        progress(stage, min(done, total), total)
-
-    progress(stage, 0, total)
-    return advance
