@@ -200,13 +200,13 @@ def require_pycocotools() -> None:
         raise Error("evaluation needs pycocotools, which is not installed; run: pip install pycocotools") from None
 
 
-def evaluate(
+def match(
     results: Iterable[Mapping[str, Any]],
     annotations: str | os.PathLike[str] | Mapping[str, Any] | CocoDataset,
     *,
     image_ids: Collection[int] | None = None,
-) -> dict[str, float]:
-    """Average precision of COCO results.
+) -> Any:
+    """Matches COCO results to the objects of each image: the slow part of an evaluation, done once.
 
     Args:
         results: One mapping per detection: image_id, category_id, bbox (x, y, width, height), score.
@@ -214,8 +214,8 @@ def evaluate(
         image_ids: Evaluate on these images only; all of the dataset if not given.
 
     Returns:
-        AP, AP50, AP75, AP_small, AP_medium, AP_large, each in [0, 1], or -1 where the dataset has no object of that
-        size (pycocotools' convention).
+        A `pycocotools.cocoeval.COCOeval` after `evaluate()`, for :func:`average_precision` and
+        :class:`edgedet.coco_subsets.SubsetAP`.
 
     Raises:
         InvalidInputError: Ill-formed annotations or results, or results for images that the dataset does not have.
@@ -243,9 +243,30 @@ def evaluate(
         evaluation = COCOeval(truth, found, "bbox")
         evaluation.params.imgIds = chosen
         evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {name: float(value) for name, value in zip(METRICS, evaluation.stats[:6], strict=True)}
+    return evaluation
+
+
+def average_precision(matched: Any) -> dict[str, float]:
+    """The figures of :func:`evaluate` from what :func:`match` returned."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        matched.accumulate()
+        matched.summarize()
+    return {name: float(value) for name, value in zip(METRICS, matched.stats[:6], strict=True)}
+
+
+def evaluate(
+    results: Iterable[Mapping[str, Any]],
+    annotations: str | os.PathLike[str] | Mapping[str, Any] | CocoDataset,
+    *,
+    image_ids: Collection[int] | None = None,
+) -> dict[str, float]:
+    """Average precision of COCO results; arguments and errors as :func:`match`.
+
+    Returns:
+        AP, AP50, AP75, AP_small, AP_medium, AP_large, each in [0, 1], or -1 where the dataset has no object of that
+        size (pycocotools' convention).
+    """
+    return average_precision(match(results, annotations, image_ids=image_ids))
 
 
 def _read_ahead(paths: Sequence[Path], *, depth: int = 4) -> Iterator[NDArray[np.uint8]]:
