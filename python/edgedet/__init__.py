@@ -28,6 +28,7 @@ from edgedet._core import (
 from edgedet.detections import Detection, Detections, StageTimes
 from edgedet.detector import Detector, DetectorInfo
 from edgedet.images import read_image
+from edgedet.verdict import Verdict
 
 __version__: str = _core.build_info()["version"]
 
@@ -43,6 +44,7 @@ __all__ = [
     "InvalidInputError",
     "ModelError",
     "StageTimes",
+    "Verdict",
     "__version__",
     "decode_logits",
     "decode_scored",

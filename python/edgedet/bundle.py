@@ -213,8 +213,16 @@ def add_json(bundle: str | os.PathLike[str], name: str, value: Mapping[str, Any]
         BundleError: The bundle is not valid.
         ValueError: ``value`` holds something JSON has no form for, NaN for one.
     """
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    _add_file(Path(bundle), name, lambda staging: staging.write_text(text, encoding="utf-8"), lambda document: None)
+    add_file(bundle, name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def add_file(bundle: str | os.PathLike[str], name: str, content: bytes) -> None:
+    """Writes a file such as report.html into a bundle, replacing an earlier one.
+
+    Raises:
+        BundleError: The bundle is not valid or ``name`` is not a plain file name.
+    """
+    _add_file(Path(bundle), name, lambda staging: staging.write_bytes(content), lambda document: None)
 
 
 def set_best(bundle: str | os.PathLike[str], backend: str, precision: Precision) -> None:

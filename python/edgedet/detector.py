@@ -15,6 +15,7 @@ from edgedet import _core
 from edgedet._core import InvalidInputError
 from edgedet.detections import Detections, StageTimes
 from edgedet.images import read_image
+from edgedet.verdict import Verdict, read_verdict
 
 PixelFormat: TypeAlias = Literal["rgb", "bgr", "gray", "nv12"]
 #: An array in the call's pixel format, the two planes (Y, UV) of an NV12 frame, or the path of an image file.
@@ -44,6 +45,7 @@ class DetectorInfo:
         device: Device and library version.
         threads: CPU threads in use.
         requests: Parallel inference requests in use.
+        verified: What verification found on this backend, and whether that still holds; ``str()`` of it is a line.
         spec: The whole model.json, checked and with defaults filled in.
     """
 
@@ -57,6 +59,7 @@ class DetectorInfo:
     device: str
     threads: int
     requests: int
+    verified: Verdict
     spec: dict[str, Any]
 
 
@@ -114,6 +117,7 @@ class Detector:
             device=self._core.device,
             threads=self._core.threads,
             requests=self._core.requests,
+            verified=read_verdict(bundle, spec, self._core.backend, self._core.device),
             spec=spec,
         )
 
@@ -124,9 +128,11 @@ class Detector:
 
     def __repr__(self) -> str:
         info = self._info
+        # The float model is what the others are verified against: it has no verdict of its own.
+        verdict = "" if info.precision == "fp32" else f", {info.verified.state}"
         return (
             f"Detector({info.name!r}, {info.width}x{info.height}, {len(info.classes)} classes, "
-            f"{info.backend} {info.precision})"
+            f"{info.backend} {info.precision}{verdict})"
         )
 
     @overload

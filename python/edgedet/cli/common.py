@@ -110,6 +110,8 @@ def print_running(detector: Detector) -> None:
     info = detector.info
     threads = f"{info.threads} thread{'s' if info.threads != 1 else ''}"
     print(f"{info.name} {info.width}x{info.height}, {info.backend} {info.precision}, {threads}, {info.device}")
+    if info.precision != "fp32":
+        print(f"verified   {info.verified}")
 
 
 def print_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = ()) -> None:

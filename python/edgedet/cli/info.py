@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from edgedet import _core
 from edgedet.bundle import load_model_json
 from edgedet.cli.common import add_bundle, print_table
+from edgedet.verdict import model_file, read_verdict
 
 if TYPE_CHECKING:
     from edgedet.cli.common import Commands
@@ -26,7 +28,10 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Reads, which checks, and prints."""
     spec = load_model_json(arguments.bundle)
-    for key, value in _lines(spec):
+    verdicts = [
+        ("verified", str(read_verdict(arguments.bundle, spec, backend))) for backend in _quantised_backends(spec)
+    ]
+    for key, value in [*_lines(spec), *verdicts]:
         print(f"{key:<10} {value}")
     print()
     rows = [
@@ -59,6 +64,12 @@ def _lines(spec: dict[str, Any]) -> list[tuple[str, str]]:
         ("weights", spec["licence"]["weights"]),
         ("data", spec["licence"]["data"]),
     ]
+
+
+def _quantised_backends(spec: dict[str, Any]) -> list[str]:
+    """Backends that have a model which needs a verdict."""
+    names = [backend["name"] for backend in _core.backends()]
+    return [name for name in names if any(model_file(spec, precision, name) for precision in ("fp16", "int8"))]
 
 
 def _numbers(values: list[float]) -> str:
