@@ -12,6 +12,8 @@ import numpy.typing as npt
 # Layer types that multiply by weights, in OpenVINO's execution graph.
 _WEIGHTED = ("Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution")
 _INTEGER = ("_I8", "_i8", "_U8", "_u8")
+# Layer types whose result is ruined by 256 levels: means, variances and exponentials.
+_FLOAT_ONLY = ("MVN", "Softmax", "SoftMax", "LogSoftmax", "NormalizeL2", "RMSNorm", "GroupNormalization")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ def int8_share(nodes: Sequence[Mapping[str, str]]) -> Int8Share:
         primitives[key] = primitives.get(key, 0) + 1
     count = sum(node["primitive"].endswith(_INTEGER) for node in weighted)
     return Int8Share(count, len(weighted), dict(sorted(primitives.items(), key=lambda item: (-item[1], item[0]))))
+
+
+def int8_norms(nodes: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names of LayerNorm (`MVN`), softmax and other normalisations that the engine runs on an int8 kernel.
+
+    What is fused into one kernel with matrix products (`Subgraph`) cannot be seen; OpenVINO computes those in float.
+    """
+    return [
+        node["original"] or node["name"]
+        for node in nodes
+        if node["type"] in _FLOAT_ONLY and node["primitive"].endswith(_INTEGER)
+    ]
 
 
 def int8_time(model: Path, feed: Mapping[str, npt.NDArray[np.generic]], *, runs: int = 20) -> float:

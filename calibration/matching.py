@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedet import Detections
+
+#: Score from which a detection counts as one that the float engine is sure of.
+CONFIDENT: Final = 0.3
+#: IoU from which two boxes are taken for the same object.
+OVERLAP: Final = 0.5
 
 
 def pairwise_iou(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -61,39 +68,118 @@ class Drift:
         return {key: round(value, 4) for key, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """How the confident detections of one engine on an image were found again by another.
+
+    Attributes:
+        confident: (N,) rows of the first engine at or above the score.
+        ours: (P,) rows of the first engine that have a partner.
+        theirs: (P,) their partners.
+        box_px: (P,) largest coordinate difference, pixels of the source image.
+        score: (P,) |score difference|.
+    """
+
+    confident: npt.NDArray[np.intp]
+    ours: npt.NDArray[np.intp]
+    theirs: npt.NDArray[np.intp]
+    box_px: npt.NDArray[np.float64]
+    score: npt.NDArray[np.float64]
+
+    @property
+    def lost(self) -> int:
+        """Number of confident detections without a partner."""
+        return len(self.confident) - len(self.ours)
+
+
+def pair(ours: Detections, theirs: Detections, *, score: float = CONFIDENT, iou: float = OVERLAP) -> Pairs:
+    """Match per class, best overlap first, each detection at most once; a partner has at least half the score."""
+    confident = np.flatnonzero(ours.scores >= score)
+    overlap = pairwise_iou(ours.boxes[confident], theirs.boxes)
+    overlap[ours.labels[confident][:, None] != theirs.labels[None, :]] = 0.0
+    overlap[theirs.scores[None, :] < 0.5 * ours.scores[confident][:, None]] = 0.0
+    rows, columns = np.nonzero(overlap >= iou)
+    best_first = np.argsort(-overlap[rows, columns], kind="stable")
+    partner: dict[int, int] = {}
+    taken: set[int] = set()
+    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
+        if row not in partner and column not in taken:
+            partner[row] = column
+            taken.add(column)
+    first = confident[list(partner)] if partner else confident[:0]
+    second = np.array(list(partner.values()), np.intp)
+    moved = np.abs(ours.boxes[first].astype(np.float64) - theirs.boxes[second])
+    change = np.abs(ours.scores[first].astype(np.float64) - theirs.scores[second])
+    return Pairs(confident, first, second, moved.max(axis=1, initial=0.0), change)
+
+
 def drift(
-    reference: Sequence[Detections], other: Sequence[Detections], *, score: float = 0.3, iou: float = 0.5
+    reference: Sequence[Detections], other: Sequence[Detections], *, score: float = CONFIDENT, iou: float = OVERLAP
 ) -> Drift:
-    """Match per image and class, best overlap first, each detection at most once."""
-    seen = 0
-    box_errors: list[float] = []
-    score_errors: list[float] = []
-    for ours, theirs in zip(reference, other, strict=True):
-        confident = np.flatnonzero(ours.scores >= score)
-        seen += len(confident)
-        overlap = pairwise_iou(ours.boxes[confident], theirs.boxes)
-        overlap[ours.labels[confident][:, None] != theirs.labels[None, :]] = 0.0
-        overlap[theirs.scores[None, :] < 0.5 * ours.scores[confident][:, None]] = 0.0
-        rows, columns = np.nonzero(overlap >= iou)
-        best_first = np.argsort(-overlap[rows, columns], kind="stable")
-        used_rows: set[int] = set()
-        used_columns: set[int] = set()
-        for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
-            if row in used_rows or column in used_columns:
-                continue
-            used_rows.add(row)
-            used_columns.add(column)
-            source = int(confident[row])
-            box_errors.append(float(np.abs(ours.boxes[source] - theirs.boxes[column]).max()))
-            score_errors.append(float(abs(ours.scores[source] - theirs.scores[column])))
-    boxes, scores = np.array(box_errors or [0.0]), np.array(score_errors or [0.0])
+    """Match image by image, as `pair` does."""
+    found = [pair(ours, theirs, score=score, iou=iou) for ours, theirs in zip(reference, other, strict=True)]
+    seen = sum(len(image.confident) for image in found)
+    matched = sum(len(image.ours) for image in found)
+    boxes = np.concatenate([image.box_px for image in found]) if matched else np.zeros(1)
+    scores = np.concatenate([image.score for image in found]) if matched else np.zeros(1)
     return Drift(
         score=score,
         iou=iou,
         detections=seen,
-        matched=len(box_errors) / seen if seen else 1.0,
+        matched=matched / seen if seen else 1.0,
         box_mean_px=float(boxes.mean()),
         box_p95_px=float(np.percentile(boxes, 95)),
         score_mean=float(scores.mean()),
         score_p95=float(np.percentile(scores, 95)),
     )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A class of the float engine that comes out as another one.
+
+    Attributes:
+        label: the class.
+        other: the class that most of its objects get instead.
+        detections: confident float detections of the class.
+        confused: how many of them get `other`.
+    """
+
+    label: int
+    other: int
+    detections: int
+    confused: int
+
+
+def confusions(
+    reference: Sequence[Detections],
+    other: Sequence[Detections],
+    *,
+    score: float = CONFIDENT,
+    iou: float = OVERLAP,
+    least: int = 5,
+) -> list[Confusion]:
+    """Classes most of whose confident detections get one and the same other class.
+
+    Of a detection that is not found again, the best-scored one in its place with at least half its score says what it
+    became. Classes with fewer than `least` confident detections say nothing.
+    """
+    seen: Counter[int] = Counter()
+    became: dict[int, Counter[int]] = {}
+    for ours, theirs in zip(reference, other, strict=True):
+        found = pair(ours, theirs, score=score, iou=iou)
+        seen.update(ours.labels[found.confident].tolist())
+        lost = np.setdiff1d(found.confident, found.ours)
+        overlap = pairwise_iou(ours.boxes[lost], theirs.boxes)
+        for row, detection in enumerate(lost.tolist()):
+            here = (overlap[row] >= iou) & (theirs.scores >= 0.5 * ours.scores[detection])
+            if here.any():
+                best = int(np.argmax(np.where(here, theirs.scores, -1.0)))
+                became.setdefault(int(ours.labels[detection]), Counter())[int(theirs.labels[best])] += 1
+    result = []
+    for label, counts in sorted(became.items()):
+        counts.pop(label, None)
+        instead, confused = max(counts.items(), key=lambda item: item[1], default=(label, 0))
+        if seen[label] >= least and 2 * confused > seen[label]:
+            result.append(Confusion(label, instead, seen[label], confused))
+    return result

@@ -1,0 +1,129 @@
+"""Whether images give the same detections side by side as one by one: on the engine, and in the ONNX file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from calibration.collect import session
+from calibration.inputs import network_feed, network_input
+from calibration.matching import CONFIDENT, drift
+from edgedet import Detections, Detector, Error, decode_logits, decode_scored
+
+#: Images per call that are compared with one at a time.
+SIZES: Final = (1, 2, 8)
+#: Share of detections that must be found again: other batch sizes may round and break ties differently.
+_MATCHED: Final = 0.98
+#: Largest mean distance in pixels.
+_MOVED: Final = 1.0
+
+
+@dataclass(frozen=True)
+class BatchCheck:
+    """One way of running batches.
+
+    Attributes:
+        where: "engine" or "graph".
+        sizes: images per call that were tried.
+        matched: smallest share of detections found again, in [0, 1].
+        moved_px: largest mean distance of the boxes found again, pixels.
+        reason: why it is refused, empty where it is not.
+        note: why it was not tried, empty where it was.
+    """
+
+    where: str
+    sizes: tuple[int, ...]
+    matched: float = 1.0
+    moved_px: float = 0.0
+    reason: str = ""
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for report.json."""
+        return {**asdict(self), "sizes": list(self.sizes), "matched": round(self.matched, 4)}
+
+
+def engine_batches(detector: Detector, images: Sequence[npt.NDArray[np.uint8]]) -> BatchCheck:
+    """Calls of 1, 2 and 8 images to the engine against one image at a time."""
+    singles = [detector(image) for image in images]
+    runs = {
+        size: [found for part in _parts(len(images), size) for found in detector([images[at] for at in part])]
+        for size in SIZES
+    }
+    return _compare("engine", singles, runs)
+
+
+def graph_batches(model: Path, images: Sequence[npt.NDArray[np.uint8]], spec: Mapping[str, Any]) -> BatchCheck:
+    """Batches of 1, 2 and 8 through the ONNX file in onnxruntime.
+
+    Our OpenVINO backend runs images one by one and would hide a graph that mixes the images of a batch; others would
+    not.
+    """
+    name = spec["input"]["name"]
+    runner = session(onnx.load(str(model)))
+    wanted = {value.name: value.shape for value in runner.get_inputs()}
+    if isinstance(wanted[name][0], int):
+        return BatchCheck("graph", (), note=f"the batch axis of the ONNX file is fixed at {wanted[name][0]}")
+    tensors = np.stack([network_input(image, spec) for image in images])
+    outputs = [spec["output"][key] for key in _outputs(spec)]
+    runs: dict[int, list[Detections]] = {}
+    for size in SIZES:
+        runs[size] = []
+        for part in _parts(len(images), size):
+            feed = {key: value for key, value in network_feed(tensors[part], spec).items() if key in wanted}
+            try:
+                values = runner.run(outputs, feed)
+                runs[size] += [_decode(*(value[at] for value in values), spec=spec) for at in range(len(part))]
+            except Exception as cause:  # onnxruntime has one exception type per status code
+                line = str(cause).splitlines()[0] if not isinstance(cause, Error) else str(cause)
+                reason = f"the ONNX file does not run at batch {len(part)} ({line}); export it with a fixed batch axis"
+                return BatchCheck("graph", SIZES, matched=0.0, reason=reason)
+    return _compare("graph", runs[SIZES[0]], runs)
+
+
+def _compare(where: str, singles: Sequence[Detections], runs: Mapping[int, Sequence[Detections]]) -> BatchCheck:
+    best = max((float(found.scores.max(initial=0.0)) for found in singles), default=0.0)
+    score = min(CONFIDENT, best / 2)  # a model that is never sure must not pass for want of detections
+    matched, moved, worst = 1.0, 0.0, 1
+    for size, batched in runs.items():
+        for found in (drift(singles, batched, score=score), drift(batched, singles, score=score)):
+            if found.matched < matched:
+                matched, worst = found.matched, size
+            if found.box_mean_px > moved:
+                moved, worst = found.box_mean_px, size if matched >= _MATCHED else worst
+    reason = ""
+    if matched < _MATCHED or moved > _MOVED:
+        what = "the engine" if where == "engine" else "the ONNX file"
+        reason = (
+            f"{what} gives other detections for {worst} images at a time than for one: {matched:.1%} found again, "
+            f"moved by {moved:.1f} px"
+        )
+    return BatchCheck(where, tuple(runs), matched, round(moved, 3), reason)
+
+
+def _parts(count: int, size: int) -> list[list[int]]:
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def _outputs(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("logits", "boxes") if spec["output"]["form"] == "logits_boxes" else ("labels", "boxes", "scores")
+
+
+def _decode(*values: npt.NDArray[Any], spec: Mapping[str, Any]) -> Detections:
+    """One image's outputs to detections in pixels of the network input."""
+    width, height, classes = spec["input"]["width"], spec["input"]["height"], spec["classes"]
+    size = {"width": width, "height": height, "image_width": width, "image_height": height}
+    top_k = spec["output"]["top_k"]
+    if spec["output"]["form"] == "logits_boxes":
+        boxes, scores, labels = decode_logits(*(np.ascontiguousarray(value) for value in values), top_k=top_k, **size)
+    else:
+        kinds = (np.int64, np.float32, np.float32)
+        arrays = (np.ascontiguousarray(value, kind) for value, kind in zip(values, kinds, strict=True))
+        boxes, scores, labels = decode_scored(*arrays, classes=len(classes), top_k=top_k, **size)
+    return Detections(boxes, scores, labels, [classes[label] for label in labels.tolist()])

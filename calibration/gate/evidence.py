@@ -1,0 +1,129 @@
+"""Run both engines on the evaluation images, in turns, and keep what they did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.execution import int8_norms, int8_share, int8_time
+from calibration.gate.batches import SIZES, BatchCheck, engine_batches, graph_batches
+from calibration.inputs import network_feed, network_input
+from calibration.matching import CONFIDENT
+from edgedet import Detections, Detector, read_image
+from edgedet.verdict import model_file
+
+_WARM_UP: Final = 3
+_REPEATED: Final = 8
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class EngineRun:
+    """What one engine did on the evaluation images, in their order.
+
+    Attributes:
+        detections: per image.
+        total_ms: from frame in memory to detections.
+        inference_ms: the network alone.
+    """
+
+    detections: list[Detections] = field(default_factory=list)
+    total_ms: list[float] = field(default_factory=list)
+    inference_ms: list[float] = field(default_factory=list)
+
+    def add(self, detector: Detector, image: npt.NDArray[np.uint8]) -> None:
+        """Run one image and take the time."""
+        start = time.perf_counter()
+        found, stages = detector.detect_timed([image])
+        self.total_ms.append((time.perf_counter() - start) * 1e3)
+        self.inference_ms.append(stages.inference)
+        self.detections.append(found[0])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything the verdict is drawn from, apart from the labels.
+
+    Attributes:
+        runs: per precision, "fp32" and "int8".
+        deterministic: the INT8 engine gave the same detections, to the bit, for the same images again.
+        batches: INT8, on the engine and in the ONNX file.
+        execution: what the INT8 engine executes, as in report.json.
+        device: of the INT8 engine.
+        threads: of the INT8 engine.
+    """
+
+    runs: dict[str, EngineRun]
+    deterministic: bool
+    batches: tuple[BatchCheck, ...]
+    execution: dict[str, Any]
+    device: str
+    threads: int
+
+
+def gather(
+    bundle: Path, spec: Mapping[str, Any], paths: Sequence[Path], *, backend: str, threads: int, progress: Progress
+) -> Evidence:
+    """Run the float and the INT8 model of a bundle.
+
+    The images are taken in turn by both engines, so that a change in the machine's speed meets both.
+
+    Args:
+        bundle: the bundle folder.
+        spec: its model.json.
+        paths: evaluation images, at least one.
+        backend: where both run.
+        threads: CPU threads, 0 for the backend's choice.
+        progress: told (stage, done, total).
+    """
+    reference = Detector(bundle, backend=backend, precision="fp32", threads=threads)
+    candidate = Detector(bundle, backend=backend, precision="int8", threads=threads)
+    engines = [("fp32", reference), ("int8", candidate)]
+    runs = {name: EngineRun() for name, _ in engines}
+    first = read_image(paths[0])
+    for _, engine in engines * _WARM_UP:
+        engine(first)
+    for number, path in enumerate(paths):
+        image = read_image(path)
+        for name, engine in engines if number % 2 else reversed(engines):
+            runs[name].add(engine, image)
+        progress("both engines", number + 1, len(paths))
+
+    repeated = [candidate(read_image(path)) for path in paths[:_REPEATED]]
+    model = bundle / str(model_file(spec, "int8", backend))
+    busy = [read_image(paths[at]) for at in _busiest(runs["fp32"].detections, max(SIZES))]
+    batches = (engine_batches(candidate, busy), graph_batches(model, busy, spec))
+    graph = candidate.execution_graph()
+    execution = {
+        **int8_share(graph).to_json(),
+        "norms": int8_norms(graph),
+        "time_share": round(int8_time(model, network_feed(network_input(first, spec)[None], spec)), 4),
+    }
+    return Evidence(
+        runs=runs,
+        deterministic=_same(runs["int8"].detections[:_REPEATED], repeated),
+        batches=batches,
+        execution=execution,
+        device=candidate.info.device,
+        threads=candidate.info.threads,
+    )
+
+
+def _busiest(detections: Sequence[Detections], count: int) -> list[int]:
+    """Positions of the images with the most confident detections: where there are none, nothing can be compared."""
+    number = np.array([np.count_nonzero(found.scores >= CONFIDENT) for found in detections])
+    return [int(at) for at in np.argsort(-number, kind="stable")[:count]]
+
+
+def _same(first: Sequence[Detections], second: Sequence[Detections]) -> bool:
+    return all(
+        np.array_equal(a.boxes, b.boxes) and np.array_equal(a.scores, b.scores) and np.array_equal(a.labels, b.labels)
+        for a, b in zip(first, second, strict=True)
+    )
