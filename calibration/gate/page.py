@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibration.gate.charts import drop_chart, latency_chart
+from calibration.gate.report import where
 
 _CLASSES: Final = 15  # rows of the table of classes before the rest is folded away
 _KERNELS: Final = 12
@@ -67,7 +68,6 @@ def _section(title: str, content: str) -> str:
 def _head(report: Mapping[str, Any], title: str) -> str:
     state = "passed" if report["verdict"]["passed"] else "refused"
     best = f"Best verified precision on this device: {report['verdict']['best'].upper()}."
-    where = f"{report['evaluation']['images']} images on {report['device']}, {report['threads']} threads."
     lists = "".join(
         f'<ul class="{kind}">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
         for kind, lines in (("reasons", report["verdict"]["reasons"]), ("notes", report["notes"]))
@@ -75,7 +75,7 @@ def _head(report: Mapping[str, Any], title: str) -> str:
     )
     return (
         f'<header class="{state}"><span class="badge">{state.upper()}</span><h1>{escape(title)}</h1>'
-        f"<p>{escape(best)} {escape(where)}</p>{lists}</header>"
+        f"<p>{escape(best)} {escape(where(report))}.</p>{lists}</header>"
     )
 
 
@@ -204,7 +204,7 @@ def _kernels(execution: Mapping[str, Any]) -> str:
 def _facts(report: Mapping[str, Any]) -> str:
     evaluation, versions = report["evaluation"], report["versions"]
     facts = [
-        ("device", f"{report['device']}, {report['threads']} threads, {report['machine']}"),
+        ("measured on", f"{where(report)}, {report['machine']}"),
         ("images", f"{evaluation['images']} of {evaluation['of']} in the annotations, from {evaluation['first']}"),
         *((f"{key} model", f"{entry['file']}, sha256 {entry['sha256']}") for key, entry in report["models"].items()),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),

@@ -100,7 +100,7 @@ def summary(report: Mapping[str, Any]) -> str:
     ap, latency, moved = report["ap"], report["latency_ms"], report["drift"]
     execution, verdict = report["execution"], report["verdict"]
     lines = [
-        f"{report['evaluation']['images']} images, {report['device']}, {report['threads']} threads",
+        where(report),
         "          AP     AP50    median ms",
         *(
             f"  {name}  {ap[name]['AP']:.4f}  {ap[name]['AP50']:.4f}  {latency[name]['p50']:9.2f}"
@@ -119,6 +119,12 @@ def summary(report: Mapping[str, Any]) -> str:
     else:
         lines.append("REFUSED: fp32 stays best, because " + "; ".join(verdict["reasons"]))
     return "\n".join(lines)
+
+
+def where(report: Mapping[str, Any]) -> str:
+    """On how much, and on what, in a few words."""
+    threads = report["threads"]
+    return f"{report['evaluation']['images']} images, {report['device']}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _notes(accuracy: Accuracy, evidence: Evidence, binding: Binding, options: VerifyOptions) -> list[str]:
