@@ -13,7 +13,7 @@ import numpy.typing as npt
 _WEIGHTED = ("Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution")
 _INTEGER = ("_I8", "_i8", "_U8", "_u8")
 # Layer types whose result is ruined by 256 levels: means, variances and exponentials.
-_FLOAT_ONLY = ("MVN", "Softmax", "SoftMax", "LogSoftmax", "NormalizeL2", "RMSNorm", "GroupNormalization")
+_FLOAT_ONLY = ("MVN", "Softmax", "SoftMax", "LogSoftmax", "NormalizeL2", "RMS", "GroupNormalization")
 
 
 @dataclass(frozen=True)

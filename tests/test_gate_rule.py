@@ -196,7 +196,7 @@ def test_expected_ap() -> None:
 def test_norms_in_int8_are_named() -> None:
     nodes = [
         {"name": "a", "original": "encoder/norm", "type": "MVN", "primitive": "jit_avx512_i8", "precision": "i8"},
-        {"name": "b", "original": "", "type": "Softmax", "primitive": "jit_avx512_I8", "precision": "u8"},
+        {"name": "b", "original": "", "type": "RMS", "primitive": "jit_avx512_I8", "precision": "u8"},
         {"name": "c", "original": "c", "type": "MVN", "primitive": "jit_avx512_f32", "precision": "i8"},
         {"name": "d", "original": "d", "type": "FullyConnected", "primitive": "brgemm_avx512_i8", "precision": "i8"},
     ]
