@@ -10,6 +10,7 @@ from calibration.commands.progress import PASSED, progress_bar, stages
 from calibration.observers import METHODS
 from calibration.placement import PlacementOptions
 from calibration.quantize import BACKENDS, QuantizeOptions, quantize
+from calibration.search.journal import read_choice
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,6 +28,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--alpha", type=float, default=0.5, metavar="A", help="channel equalisation, 0 off to 1 (default: 0.5)"
     )
     parser.add_argument("--no-bias-correction", action="store_true", help="keep the biases of the float model")
+    parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="JSON",
+        help="search.json of a search: build its answer again, whatever else is said",
+    )
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per run (default: 4)")
     parser.add_argument("--memory-mb", type=int, default=512, metavar="MB", help="bound on held tensors (default: 512)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads, 0 for all (default)")
@@ -35,13 +42,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and say what it did."""
-    settings = QuantizeOptions(
-        observer=options.observer,
-        percentile=options.percentile,
-        alpha=options.alpha,
-        correct_bias=not options.no_bias_correction,
-        placement=PlacementOptions(scope=options.scope),
-        collect=CollectOptions(batch=options.batch, memory_mb=options.memory_mb, threads=options.threads),
+    collect = CollectOptions(batch=options.batch, memory_mb=options.memory_mb, threads=options.threads)
+    settings = (
+        read_choice(options.like).options(collect)
+        if options.like is not None
+        else QuantizeOptions(
+            observer=options.observer,
+            percentile=options.percentile,
+            alpha=options.alpha,
+            correct_bias=not options.no_bias_correction,
+            placement=PlacementOptions(scope=options.scope),
+            collect=collect,
+        )
     )
     with progress_bar() as bar:
         made = quantize(

@@ -1,0 +1,177 @@
+"""Measure a candidate on the engine that will run it: how far its detections move, how long it takes, its AP."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from calibration.gate.accuracy import compare, match_run
+from calibration.matching import pairwise_iou
+from calibration.render import BackendName
+from edgedet import Detections, Detector, read_image
+from edgedet.bundle import add_model, load_model_json
+from edgedet.coco_eval import CocoDataset, CocoImage, match_categories
+
+# Detections of the float engine that count in the divergence.
+_SCORE = 0.1
+_TIMED_IMAGES = 8
+_LEAST_PAIRS = 12
+
+
+@dataclass(frozen=True)
+class Time:
+    """Candidate against float engine, in turns, from frame in memory to detections.
+
+    Attributes:
+        ratio: of medians.
+        ms: median of the candidate.
+        float_ms: median of the float engine in the same turns.
+    """
+
+    ratio: float
+    ms: float
+    float_ms: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """AP on the images of the search.
+
+    Attributes:
+        ap: of the candidate.
+        drop: of AP against the float engine.
+        drop_se: standard error of `drop`.
+    """
+
+    ap: float
+    drop: float
+    drop_se: float
+
+
+class Bench:
+    """The float engine, the images, and a scratch bundle in which candidates become engines. A context manager."""
+
+    def __init__(
+        self,
+        bundle: Path,
+        backend: BackendName,
+        *,
+        dataset: CocoDataset,
+        images: Sequence[CocoImage],
+        paths: Sequence[Path],
+        probe: Sequence[Path],
+        threads: int,
+    ) -> None:
+        """Compile the float engine.
+
+        Args:
+            bundle: whose models are tried; it is not changed.
+            backend: the engine.
+            dataset: labels of `images`.
+            images: those that AP is measured on.
+            paths: their files.
+            probe: a few images, none of them among `images`, that divergence is measured on.
+            threads: for all engines, 0 for the backend's choice.
+        """
+        spec = load_model_json(bundle)
+        self._backend, self._threads = backend, threads
+        self._dataset, self._images, self._paths = dataset, images, paths
+        self._categories = match_categories(dataset, spec["classes"], spec["category_ids"])
+        self._scratch = tempfile.TemporaryDirectory()
+        self._bundle = Path(shutil.copytree(bundle, Path(self._scratch.name) / "candidate"))
+        self._float = Detector(bundle, backend=backend, precision="fp32", threads=threads)
+        self.device = self._float.info.device
+        self.threads = self._float.info.threads
+        self._probe = [read_image(path) for path in probe]
+        self._expected = [self._float(image) for image in self._probe]
+        self._float_run: list[Detections] = []
+
+    def __enter__(self) -> Bench:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the scratch bundle."""
+        self._scratch.cleanup()
+
+    def engine(self, model: onnx.ModelProto) -> Detector:
+        """Compile a candidate."""
+        target = Path(self._scratch.name) / "candidate.onnx"
+        onnx.save(model, str(target))
+        add_model(self._bundle, "int8", self._backend, target)
+        return Detector(self._bundle, backend=self._backend, precision="int8", threads=self._threads)
+
+    def divergence(self, engine: Detector) -> float:
+        """How far the probe images' detections are from the float engine's, in [0, 1]."""
+        return divergence(self._expected, [engine(image) for image in self._probe])
+
+    def time(self, engine: Detector, *, seconds: float) -> Time:
+        """Time one candidate against the float engine."""
+        return self.times([engine], seconds=seconds)[0]
+
+    def times(self, engines: Sequence[Detector], *, seconds: float) -> list[Time]:
+        """Time engines by turns, each image by each of them, so that a change in the machine's speed meets all."""
+        contenders = [self._float, *engines]
+        frames = self._probe[:_TIMED_IMAGES]
+        taken: list[list[float]] = [[] for _ in contenders]
+        for engine in contenders:
+            engine(frames[0])
+        end = time.perf_counter() + seconds
+        turn = 0
+        while turn < _LEAST_PAIRS or time.perf_counter() < end:
+            frame = frames[turn % len(frames)]
+            order = range(len(contenders)) if turn % 2 else reversed(range(len(contenders)))
+            for position in order:
+                start = time.perf_counter()
+                contenders[position](frame)
+                taken[position].append((time.perf_counter() - start) * 1e3)
+            turn += 1
+        medians = [float(np.median(values)) for values in taken]
+        return [Time(median / medians[0], median, medians[0]) for median in medians[1:]]
+
+    def loss(self, engine: Detector, progress: Callable[[int, int], None]) -> Loss:
+        """AP of a candidate; that of the float engine is measured once."""
+        if not self._float_run:
+            self._float_run = self._run(self._float, progress)
+        runs = {"fp32": self._float_run, "int8": self._run(engine, progress)}
+        matched = {
+            name: match_run(found, self._dataset, self._images, self._categories)[0] for name, found in runs.items()
+        }
+        accuracy = compare(matched, self._dataset.categories)
+        return Loss(accuracy.int8, accuracy.drop, accuracy.drop_se)
+
+    def _run(self, engine: Detector, progress: Callable[[int, int], None]) -> list[Detections]:
+        found = []
+        for number, path in enumerate(self._paths):
+            found.append(engine(read_image(path)))
+            progress(number + 1, len(self._paths))
+        return found
+
+
+def divergence(reference: Iterable[Detections], other: Iterable[Detections]) -> float:
+    """How far detections are from those of a reference, in [0, 1].
+
+    Each detection of the reference looks for the partner of its class with the largest IoU x min(score ratio, 1);
+    1 minus that is its divergence. The result is their mean, weighted by the reference's scores.
+    """
+    lost = weight = 0.0
+    for ours, theirs in zip(reference, other, strict=True):
+        counted = np.flatnonzero(ours.scores >= _SCORE)
+        weight += float(ours.scores[counted].sum())
+        kept: npt.NDArray[np.float64] = pairwise_iou(ours.boxes[counted], theirs.boxes)
+        kept *= ours.labels[counted][:, None] == theirs.labels[None, :]
+        kept *= np.minimum(theirs.scores[None, :] / ours.scores[counted][:, None], 1.0)
+        best = kept.max(axis=1) if kept.shape[1] else np.zeros(len(counted))
+        lost += float(((1.0 - best) * ours.scores[counted]).sum())
+    return lost / weight if weight else 0.0
