@@ -26,7 +26,7 @@ class VerifyOptions:
     backend: BackendName = "openvino"
     max_drop: float = 0.01
     expect_ap: float | None = None
-    min_matched: float = 0.75
+    min_matched: float = 0.9
     max_time_ratio: float = 1.0
     limit: int = 0
     threads: int = 0
