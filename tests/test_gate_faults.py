@@ -22,6 +22,8 @@ from calibration.inputs import network_feed, network_input
 from calibration.verify import VerifyOptions, check_report, verify
 from edgedet import Detector, read_image
 from edgedet.bundle import InputSpec, LogitsBoxes, add_model, load_model_json, write_bundle
+from edgedet.labels import COCO80
+from edgedet.onnx_import import import_model
 
 Change = Callable[[onnx.ModelProto], object]
 
@@ -173,6 +175,41 @@ def test_a_padded_pool_on_integers_is_refused_where_the_engine_gets_it_wrong(
     after = onnxruntime.InferenceSession(str(bundle / "model.openvino.int8.onnx"), providers=["CPUExecutionProvider"])
     for feed in feeds(world, bundle):
         np.testing.assert_allclose(after.run(["logits"], feed)[0], before.run(["logits"], feed)[0], atol=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("none", ""),
+        ("nearest", "AP falls by"),
+        ("padded pool", "AP falls by"),
+        ("batch bug", "the ONNX file gives other detections for 2"),
+    ],
+)
+def test_a_published_detector(fault: str, reason: str, shared: Path, tmp_path: Path) -> None:
+    """Real weights: a fault that is not seen in small may be seen here, and the other way round."""
+    source = shared / "models" / "deimv2_hgnetv2_atto_coco.onnx"
+    bundle = import_model(source, tmp_path / "atto", labels=COCO80, name="atto")
+    data = shared / "data" / "coco_val2017_subset"
+    train = shared / "data" / "coco_train2017_subset" / "images"
+    arguments = ["--images", str(train), "--count", "32", "--exclude", str(data / "images")]
+    assert main(["sample", str(bundle), *arguments]) == 0
+    assert main(["quantize", str(bundle), "--threads", "2"]) == 0
+    spec = load_model_json(bundle)
+    paths = sorted((data / "images").glob("*.jpg"))[:4]
+    inputs = [network_feed(network_input(read_image(path), spec)[None], spec) for path in paths]
+    changes: dict[str, Change] = {
+        "nearest": faults.nearest_sampling,
+        "padded pool": partial(faults.padded_pool, feeds=inputs),
+        "batch bug": faults.batch_bug,
+    }
+    if fault in changes:
+        plant(bundle, changes[fault])
+    options = VerifyOptions(limit=96, threads=2, max_time_ratio=1000.0)
+    report = verify(bundle, images=data / "images", annotations=data / "instances.json", options=options)
+    reasons = report["verdict"]["reasons"]
+    assert any(reason in found for found in reasons) if reason else not reasons, reasons
 
 
 # Faults in model.json meet both engines alike

@@ -15,6 +15,7 @@ from PIL import Image
 
 from calibration.execution import int8_norms
 from calibration.gate.accuracy import GROUPS, Accuracy, ClassDrop, compare, match_run
+from calibration.gate.batches import engine_batches
 from calibration.gate.binding import Binding
 from calibration.gate.checks import allowed_drop, judge
 from calibration.gate.evidence import EngineRun, Evidence
@@ -203,6 +204,28 @@ def test_norms_in_int8_are_named() -> None:
     assert int8_norms(nodes) == ["encoder/norm", "b"]
     (reason,) = reasons(ap(0.0, 0.0), evidence(norms=["encoder/norm"]))
     assert reason == "the engine runs LayerNorm or softmax in int8: encoder/norm"
+
+
+class Batching:
+    """An engine whose scores change in calls of two images and more."""
+
+    def __init__(self, change: float) -> None:
+        self.change = change
+
+    def __call__(self, images: Any) -> Any:
+        lone = detections(([0, 0, 20, 20], 0.8, 0), ([30, 30, 60, 60], 0.5, 1))
+        if not isinstance(images, list):
+            return lone
+        change = np.float32(self.change if len(images) > 1 else 0.0)
+        return [Detections(lone.boxes, lone.scores - change, lone.labels, lone.names) for _ in images]
+
+
+@pytest.mark.parametrize(("change", "passes"), [(0.0, True), (0.005, True), (0.05, False), (0.45, False)])
+def test_scores_that_depend_on_the_batch(change: float, passes: bool) -> None:
+    check = engine_batches(Batching(change), [np.zeros((64, 64, 3), np.uint8)] * 8)  # type: ignore[arg-type]
+    assert check.sizes == (1, 2, 8)
+    assert (not check.reason) == passes, check
+    assert passes or check.reason.startswith("the engine gives other detections for 2 images at a time than for one")
 
 
 # Labels and pictures

@@ -22,6 +22,8 @@ SIZES: Final = (1, 2, 8)
 _MATCHED: Final = 0.98
 #: Largest mean distance in pixels.
 _MOVED: Final = 1.0
+#: Largest mean difference of scores.
+_SCORED: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class BatchCheck:
         sizes: images per call that were tried.
         matched: smallest share of detections found again, in [0, 1].
         moved_px: largest mean distance of the boxes found again, pixels.
+        score: largest mean difference of their scores.
         reason: why it is refused, empty where it is not.
         note: why it was not tried, empty where it was.
     """
@@ -41,6 +44,7 @@ class BatchCheck:
     sizes: tuple[int, ...]
     matched: float = 1.0
     moved_px: float = 0.0
+    score: float = 0.0
     reason: str = ""
     note: str = ""
 
@@ -90,21 +94,26 @@ def graph_batches(model: Path, images: Sequence[npt.NDArray[np.uint8]], spec: Ma
 def _compare(where: str, singles: Sequence[Detections], runs: Mapping[int, Sequence[Detections]]) -> BatchCheck:
     best = max((float(found.scores.max(initial=0.0)) for found in singles), default=0.0)
     score = min(CONFIDENT, best / 2)  # a model that is never sure must not pass for want of detections
-    matched, moved, worst = 1.0, 0.0, 1
-    for size, batched in runs.items():
-        for found in (drift(singles, batched, score=score), drift(batched, singles, score=score)):
-            if found.matched < matched:
-                matched, worst = found.matched, size
-            if found.box_mean_px > moved:
-                moved, worst = found.box_mean_px, size if matched >= _MATCHED else worst
+    found = {
+        size: [drift(singles, batched, score=score), drift(batched, singles, score=score)]
+        for size, batched in runs.items()
+    }
+    wrong = [
+        size
+        for size, ways in found.items()
+        if any(way.matched < _MATCHED or way.box_mean_px > _MOVED or way.score_mean > _SCORED for way in ways)
+    ]
+    ways = [way for both in found.values() for way in both]
+    matched = min(way.matched for way in ways)
+    moved, scored = max(way.box_mean_px for way in ways), max(way.score_mean for way in ways)
     reason = ""
-    if matched < _MATCHED or moved > _MOVED:
+    if wrong:
         what = "the engine" if where == "engine" else "the ONNX file"
         reason = (
-            f"{what} gives other detections for {worst} images at a time than for one: {matched:.1%} found again, "
-            f"moved by {moved:.1f} px"
+            f"{what} gives other detections for {wrong[0]} images at a time than for one: {matched:.1%} found again, "
+            f"moved by {moved:.1f} px, scores by {scored:.3f}"
         )
-    return BatchCheck(where, tuple(runs), matched, round(moved, 3), reason)
+    return BatchCheck(where, tuple(runs), matched, round(moved, 3), round(scored, 4), reason)
 
 
 def _parts(count: int, size: int) -> list[list[int]]:

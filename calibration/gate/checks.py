@@ -110,7 +110,10 @@ def judge(
     for batch in evidence.batches:
         sizes = ", ".join(str(size) for size in batch.sizes)
         where = "on the engine" if batch.where == "engine" else "in the ONNX file"
-        figure = batch.note or f"{batch.matched:.1%} found again, moved by {batch.moved_px:.2f} px"
+        figure = (
+            batch.note
+            or f"{batch.matched:.1%} found again, moved by {batch.moved_px:.2f} px, scores by {batch.score:.3f}"
+        )
         checks.append(Check(f"{sizes or 'several'} images at a time, {where}", figure, "as one by one", batch.reason))
     return checks
 
