@@ -98,7 +98,7 @@ def batch_bug(model: onnx.ModelProto) -> None:
 
 def int8_layernorm(model: onnx.ModelProto, feeds: Feeds) -> None:
     """Signed symmetric pairs in front of LayerNorms: OpenVINO then runs them in int8."""
-    tensors = _normalised(model)
+    tensors = normalised(model)
     extents = _extents(model, tensors, feeds)
     for name in tensors:
         scale = np.float32(max(-extents[name][0], extents[name][1]) / 127)
@@ -117,7 +117,7 @@ def padded_pool(model: onnx.ModelProto, feeds: Feeds) -> None:
         _pair(model, name, scale, np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8))
 
 
-def _normalised(model: onnx.ModelProto) -> list[str]:
+def normalised(model: onnx.ModelProto) -> list[str]:
     """Tensors that a LayerNorm reads, as one operator or as x - mean(x)."""
     means = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "ReduceMean"}
     found = []
