@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 # Layer types that multiply by weights, in OpenVINO's execution graph.
-_WEIGHTED = ("Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution")
-_INTEGER = ("_I8", "_i8", "_U8", "_u8")
+WEIGHTED = ("Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution")
+INTEGER = ("_I8", "_i8", "_U8", "_u8")
 # Layer types whose result is ruined by 256 levels: means, variances and exponentials.
 _FLOAT_ONLY = ("MVN", "Softmax", "SoftMax", "LogSoftmax", "NormalizeL2", "RMS", "GroupNormalization")
 
@@ -46,12 +46,12 @@ def int8_share(nodes: Sequence[Mapping[str, str]]) -> Int8Share:
     The kernel's name decides: OpenVINO appends the type it computes in (`brgconv_avx512_I8`, `jit_avx512_FP32`). The
     precision of the output says nothing, because an int8 convolution often writes float.
     """
-    weighted = [node for node in nodes if node["type"] in _WEIGHTED]
+    weighted = [node for node in nodes if node["type"] in WEIGHTED]
     primitives: dict[str, int] = {}
     for node in nodes:
         key = f"{node['type']} {node['primitive']} {node['precision']}"
         primitives[key] = primitives.get(key, 0) + 1
-    count = sum(node["primitive"].endswith(_INTEGER) for node in weighted)
+    count = sum(node["primitive"].endswith(INTEGER) for node in weighted)
     return Int8Share(count, len(weighted), dict(sorted(primitives.items(), key=lambda item: (-item[1], item[0]))))
 
 
@@ -63,7 +63,7 @@ def int8_norms(nodes: Sequence[Mapping[str, str]]) -> list[str]:
     return [
         node["original"] or node["name"]
         for node in nodes
-        if node["type"] in _FLOAT_ONLY and node["primitive"].endswith(_INTEGER)
+        if node["type"] in _FLOAT_ONLY and node["primitive"].endswith(INTEGER)
     ]
 
 
@@ -91,5 +91,5 @@ def int8_time(model: Path, feed: Mapping[str, npt.NDArray[np.generic]], *, runs:
         for entry in request.profiling_info:
             elapsed = entry.real_time.total_seconds()
             total += elapsed
-            int8 += elapsed if entry.exec_type.endswith(_INTEGER) else 0.0
+            int8 += elapsed if entry.exec_type.endswith(INTEGER) else 0.0
     return int8 / total if total else 0.0
