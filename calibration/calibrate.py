@@ -14,7 +14,7 @@ from calibration.graph import Graph, load, prepare
 from calibration.inputs import batch_size, float_model, sample_batches
 from calibration.memory import StatisticsFiles
 from calibration.placement import Placement, PlacementOptions, place
-from calibration.render import BackendName
+from calibration.render import BackendName, measured
 from calibration.sampling import Sample, read_sample
 from edgedet import ModelError
 from edgedet.bundle import load_model_json
@@ -37,7 +37,7 @@ class Calibrated:
         folder: where its images are.
         graph: the float graph, simplified and equalised.
         placement: every layer that the rules allow in int8.
-        statistics: of every activation in the placement.
+        statistics: of every tensor that `calibration.render.measured` names.
         factors: number of channel classes that were rescaled.
     """
 
@@ -119,7 +119,7 @@ def calibrate(
     )
     statistics = collect(
         graph.model,
-        allowed.activations,
+        measured(graph, allowed, backend),
         lambda: sample_batches(folder, sample, spec, batch=batch),
         options=settings,
         advance=_counter(progress, "ranges of tensors", total),

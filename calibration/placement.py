@@ -152,13 +152,13 @@ def _refusal(graph: Graph, node: onnx.NodeProto, slot: int, options: PlacementOp
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0)):
         return "Gemm with alpha or transA"
     channels = weight.shape[:1] if node.op_type == "Conv" else weight.shape
-    reason = _feeds(graph, node)
+    reason = feeds(graph, node)
     if not reason and min(channels) < options.minimum_channels:
         return f"fewer than {options.minimum_channels} channels"
     return reason
 
 
-def _feeds(graph: Graph, node: onnx.NodeProto) -> str:
+def feeds(graph: Graph, node: onnx.NodeProto) -> str:
     """Why the layer's output must stay in float, or an empty string. Looks as far as the next layers."""
     seen: set[str] = set()
     front = list(node.output)

@@ -15,7 +15,7 @@ from calibration.collect import CollectOptions, Statistics, session
 from calibration.inputs import batch_size, sample_batches
 from calibration.observers import Method, Range, observe
 from calibration.placement import Placement, PlacementOptions, without
-from calibration.render import BackendName, activation_grid, render
+from calibration.render import BackendName, activation_grid, measured, render
 from calibration.sampling import FORMAT, VERSION, Sample, read_record, read_sample
 from edgedet import BackendError, InvalidInputError, ModelError
 from edgedet.bundle import add_json, add_model, load_model_json
@@ -118,7 +118,7 @@ def build(calibrated: Calibrated, backend: BackendName, options: QuantizeOptions
     statistics = calibrated.statistics
     ranges = {
         name: observe(statistics[name].histogram, options.observer, percentile=options.percentile)
-        for name in placement.activations
+        for name in measured(calibrated.graph, placement, backend)
     }
     means = {name: statistics[name].channel_means for name in ranges} if options.correct_bias else None
     return Quantized(render(calibrated.graph, placement, ranges, backend, means=means), placement, ranges)

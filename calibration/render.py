@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from calibration.graph import Graph
 from calibration.observers import Range
 from calibration.placement import Layer, Placement
+from calibration.residual import addends, residual_skips
 from calibration.sharing import pairs
 from edgedet import InvalidInputError
 
@@ -47,14 +48,33 @@ def activation_grid(extent: Range, backend: BackendName) -> Grid:
     back to float on most signed ones; TensorRT accepts symmetric scales only.
     """
     if backend == "tensorrt":
-        scale = max(-extent.low, extent.high) / 127.0
-        return Grid(_positive(scale), 0, signed=True)
+        scale = half_scale(np.array(max(-extent.low, extent.high) / 127.0))
+        return Grid(float(scale), 0, signed=True)
     scale = _positive((extent.high - extent.low) / 255.0)
     return Grid(scale, int(np.clip(np.rint(-extent.low / scale), 0, 255)), signed=False)
 
 
-def quantise_weight(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def half_scale(scale: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The next half precision numbers at or above positive scales: a grid of that width has the same form in any type.
+
+    A strongly typed network wants scales of the type of the tensors around them. Rounded afterwards, they would no
+    longer be those that the integers were made with; small ones would become 0, which TensorRT refuses.
+    """
+    rounded = np.clip(scale, 2.0**-24, 65504.0).astype(np.float16)
+    largest = np.float16(np.finfo(np.float16).max)
+    up = np.where(rounded.astype(np.float64) < scale, np.nextafter(rounded, largest), rounded)
+    return up.astype(np.float32)
+
+
+def quantise_weight(
+    weight: npt.NDArray[np.float32], axis: int, *, backend: BackendName = "openvino"
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Symmetric int8 weight in [-127, 127] and its scale per output channel.
+
+    Args:
+        weight: any rank.
+        axis: output channels.
+        backend: scales for TensorRT are half precision numbers (see `half_scale`).
 
     Raises:
         InvalidInputError: the weight holds NaN or infinity.
@@ -63,11 +83,18 @@ def quantise_weight(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDA
         raise InvalidInputError("expected finite weights, got NaN or infinity; the checkpoint is broken")
     others = tuple(dim for dim in range(weight.ndim) if dim != axis)
     peak = np.abs(weight).max(axis=others).astype(np.float64)
-    scale = np.where(peak > 0, peak / 127.0, 1.0).astype(np.float32)
+    exact = np.where(peak > 0, peak / 127.0, 1.0)
+    scale = half_scale(exact) if backend == "tensorrt" else exact.astype(np.float32)
     shape = [1] * weight.ndim
     shape[axis] = -1
     integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
     return integers, scale
+
+
+def measured(graph: Graph, placement: Placement, backend: BackendName) -> tuple[str, ...]:
+    """The tensors whose ranges `render` wants for a backend, or may want for fewer layers of the same placement."""
+    skips = addends(graph, placement) if backend == "tensorrt" else ()
+    return tuple(dict.fromkeys([*placement.activations, *skips]))
 
 
 def render(
@@ -85,10 +112,14 @@ def render(
     values to layers (see `calibration.sharing`): were it read by others, the backend would carry integers through
     whatever follows (see docs/calibration.md for what OpenVINO makes of a padded average pool).
 
+    TensorRT gets two kinds of pairs more. Its layers want one right in front of them, also behind an operator that
+    moves integers (the same grid again, which changes nothing); and it fuses a residual addition into the convolution
+    before it only if the other operand has one (`calibration.residual`).
+
     Args:
         graph: float graph.
         placement: layers to wrap.
-        ranges: range of every activation in the placement.
+        ranges: range of every tensor of `measured`.
         backend: whose form to write.
         means: mean of every channel of the activations; where given, the bias takes back what rounding the weights does
             to the mean of each output channel (Nagel et al. 2019, section 4.2).
@@ -96,7 +127,8 @@ def render(
     Raises:
         InvalidInputError: a range is missing.
     """
-    missing = [name for name in placement.activations if name not in ranges]
+    skips = residual_skips(graph, placement) if backend == "tensorrt" else ()
+    missing = [name for name in [*placement.activations, *(skip.tensor for skip in skips)] if name not in ranges]
     if missing:
         raise InvalidInputError(f"expected a range for '{missing[0]}', got none; run the calibration again")
     model = onnx.ModelProto()
@@ -111,14 +143,22 @@ def render(
         node = nodes[name]
         for slot, source in enumerate(node.input):
             node.input[slot] = wrapped.get(source, source)
+    if backend == "tensorrt":
+        for name, extent in placed.carried.items():
+            wrapped[name] = _wrap_activation(model, inserted, name, activation_grid(extent, backend))
+    for skip in skips:
+        if skip.tensor not in wrapped:
+            grid = activation_grid(ranges[skip.tensor], backend)
+            wrapped[skip.tensor] = _wrap_activation(model, inserted, skip.tensor, grid)
+        nodes[skip.node].input[skip.slot] = wrapped[skip.tensor]
     weights: dict[tuple[str, int], str] = {}
     for layer in placement.layers:
         key = (layer.weight, layer.axis)
         if key not in weights:
-            weights[key] = _wrap_weight(model, inserted, graph, layer)
+            weights[key] = _wrap_weight(model, inserted, graph, layer, backend)
         node = nodes[layer.node]
         if means is not None and layer.op in ("Conv", "Gemm") and layer.activation in means:
-            _correct_bias(model, node, graph, layer, means[layer.activation])
+            _correct_bias(model, node, graph, layer, means[layer.activation], backend)
         node.input[0] = wrapped.get(layer.activation, layer.activation)
         node.input[1] = weights[key]
     _insert(model, inserted)
@@ -137,8 +177,11 @@ def _wrap_activation(model: onnx.ModelProto, inserted: list[onnx.NodeProto], nam
     return real
 
 
-def _wrap_weight(model: onnx.ModelProto, inserted: list[onnx.NodeProto], graph: Graph, layer: Layer) -> str:
-    integers, scales = quantise_weight(graph.constants[layer.weight].astype(np.float32), layer.axis)
+def _wrap_weight(
+    model: onnx.ModelProto, inserted: list[onnx.NodeProto], graph: Graph, layer: Layer, backend: BackendName
+) -> str:
+    weight = graph.constants[layer.weight].astype(np.float32)
+    integers, scales = quantise_weight(weight, layer.axis, backend=backend)
     name = f"{layer.weight}/axis{layer.axis}"
     model.graph.initializer.append(numpy_helper.from_array(integers, f"{name}/quantized"))
     model.graph.initializer.append(numpy_helper.from_array(scales, f"{name}/scale"))
@@ -156,11 +199,16 @@ def _wrap_weight(model: onnx.ModelProto, inserted: list[onnx.NodeProto], graph: 
 
 
 def _correct_bias(
-    model: onnx.ModelProto, node: onnx.NodeProto, graph: Graph, layer: Layer, means: npt.NDArray[np.float64]
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    graph: Graph,
+    layer: Layer,
+    means: npt.NDArray[np.float64],
+    backend: BackendName,
 ) -> None:
     """Add (W - Wq) * E[x] to the bias: every output channel then has the float layer's mean, borders aside."""
     weight = graph.constants[layer.weight].astype(np.float32)
-    integers, scales = quantise_weight(weight, layer.axis)
+    integers, scales = quantise_weight(weight, layer.axis, backend=backend)
     shape = [1] * weight.ndim
     shape[layer.axis] = -1
     error = weight.astype(np.float64) - integers * scales.reshape(shape).astype(np.float64)

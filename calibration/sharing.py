@@ -30,10 +30,12 @@ class Pairs:
     Attributes:
         ranges: range of every tensor that gets a pair, in graph order.
         movers: names of the nodes that pass integers on: they read pairs, and what reads them needs none.
+        carried: range of every activation of the placement that a mover writes: that of the pairs above it.
     """
 
     ranges: dict[str, Range]
     movers: frozenset[str]
+    carried: dict[str, Range]
 
 
 def pairs(graph: Graph, placement: Placement, ranges: Mapping[str, Range]) -> Pairs:
@@ -74,7 +76,8 @@ def pairs(graph: Graph, placement: Placement, ranges: Mapping[str, Range]) -> Pa
         known = extents.get(root(name), ranges[name])
         extents[root(name)] = Range(min(known.low, ranges[name].low), max(known.high, ranges[name].high))
     ordered = sorted(points, key=lambda name: order[graph.producers[name].name] if name in graph.producers else -1)
-    return Pairs({name: extents[root(name)] for name in ordered}, frozenset(movers))
+    carried = {name: extents[root(name)] for name in placement.activations if name not in points}
+    return Pairs({name: extents[root(name)] for name in ordered}, frozenset(movers), carried)
 
 
 def _movers(graph: Graph, layers: Mapping[str, str]) -> set[str]:

@@ -17,7 +17,7 @@ from calibration.equalise import equalise
 from calibration.graph import Graph, load, prepare
 from calibration.observers import Range, observe
 from calibration.placement import PlacementOptions, place
-from calibration.render import activation_grid, quantise_weight, render
+from calibration.render import activation_grid, half_scale, measured, quantise_weight, render
 from calibration.sharing import pairs
 from edgedet import InvalidInputError, ModelError
 
@@ -124,7 +124,8 @@ def quantised(model: onnx.ModelProto, backend: str = "openvino", *, alpha: float
         extents = channel_extents(graph.model, placement.activations, lambda: feed, options=SETTINGS)
         equalise(graph, placement, extents, alpha=alpha)
         placement = place(graph, PlacementOptions())
-    statistics = collect(graph.model, placement.activations, lambda: feed, options=SETTINGS)
+    tensors = measured(graph, placement, backend)  # type: ignore[arg-type]
+    statistics = collect(graph.model, tensors, lambda: feed, options=SETTINGS)
     ranges = {name: observe(entry.histogram, "minmax") for name, entry in statistics.items()}
     means = {name: entry.channel_means for name, entry in statistics.items()} if bias else None
     return render(graph, placement, ranges, backend, means=means), placement, ranges, graph  # type: ignore[arg-type]
@@ -159,7 +160,9 @@ def test_backends_get_their_form_from_the_same_range() -> None:
     extent = Range(-1.0, 3.0)
     asymmetric, symmetric = activation_grid(extent, "openvino"), activation_grid(extent, "tensorrt")
     assert (asymmetric.signed, asymmetric.zero_point, asymmetric.scale) == (False, 64, pytest.approx(4 / 255))
-    assert (symmetric.signed, symmetric.zero_point, symmetric.scale) == (True, 0, pytest.approx(3 / 127))
+    assert (symmetric.signed, symmetric.zero_point) == (True, 0)
+    assert 3 / 127 <= symmetric.scale <= 3 / 127 * (1 + 2**-10)
+    assert symmetric.scale == np.float16(symmetric.scale)
     assert activation_grid(extent, "onnxruntime") == asymmetric
 
 
@@ -167,12 +170,23 @@ def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
     assert activation_grid(Range(0.0, 0.0), "openvino").scale > 0.0
 
 
+def test_scales_for_tensorrt_are_the_next_half_precision_numbers() -> None:
+    """By the table of all of them; zero, subnormal and huge scales included."""
+    every = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    scales = np.concatenate([every[1:], every[1:-1] * (1 + 2**-12), [1e-9, 1e-6 / 3, 70000.0, 0.0]])
+    found = half_scale(scales)
+    expected = every[np.clip(np.searchsorted(every, scales), 1, len(every) - 1)]
+    assert np.array_equal(found, expected.astype(np.float32))
+    assert (found > 0).all()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "tensorrt"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_weights_are_within_half_a_step_of_their_own_channel(axis: int) -> None:
+def test_weights_are_within_half_a_step_of_their_own_channel(axis: int, backend: str) -> None:
     weight = np.random.default_rng(0).normal(size=(12, 9)).astype(np.float32)
     weight[3] = 0.0
     weight[:, 2] *= 100.0
-    integers, scales = quantise_weight(weight, axis)
+    integers, scales = quantise_weight(weight, axis, backend=backend)  # type: ignore[arg-type]
     steps = np.expand_dims(scales, 1 - axis)
     assert integers.dtype == np.int8
     assert np.abs(integers).max() == 127
@@ -187,7 +201,7 @@ def test_weights_are_within_half_a_step_of_their_own_channel(axis: int) -> None:
     ("backend", "dtype"), [("openvino", np.uint8), ("onnxruntime", np.uint8), ("tensorrt", np.int8)]
 )
 def test_rendered_structure(backend: str, dtype: type) -> None:
-    model, placement, ranges, _ = quantised(backbone(), backend)
+    model, placement, _, _ = quantised(backbone(), backend)
     constants = initializers(model)
     layers = {layer.node: layer for layer in placement.layers}
     produced = {name: node for node in model.graph.node for name in node.output}
@@ -210,11 +224,13 @@ def test_rendered_structure(backend: str, dtype: type) -> None:
                 assert zero == 0
     for node in model.graph.node:
         if node.name in layers:
-            assert produced[node.input[0]].op_type in ("DequantizeLinear", "Concat")
+            allowed = {"DequantizeLinear"} if backend == "tensorrt" else {"DequantizeLinear", "Concat"}
+            assert produced[node.input[0]].op_type in allowed
             assert produced[node.input[1]].op_type == "DequantizeLinear"
             assert constants[node.input[2]].dtype == np.float32
-    # One tensor, a concatenation, has its pairs on its two inputs.
-    assert len({node.input[0] for node in pairs if node.op_type == "QuantizeLinear"}) == len(ranges) + 1
+    # One tensor, a concatenation, has its pairs on its two inputs; for TensorRT it has its own as well.
+    wrapped = {node.input[0] for node in pairs if node.op_type == "QuantizeLinear"}
+    assert len(wrapped) == len(placement.activations) + (2 if backend == "tensorrt" else 1)
 
 
 def test_each_tensor_is_wrapped_once_and_only_for_layers() -> None:
