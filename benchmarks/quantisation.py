@@ -22,7 +22,7 @@ from calibration.collect import CollectOptions
 from calibration.observers import Method
 from calibration.placement import PlacementOptions, Scope
 from calibration.quantize import QuantizeOptions, quantize, record_sample
-from calibration.sampling import draw, evaluation_digests
+from calibration.sampling import draw, evaluation_images
 from calibration.verify import VerifyOptions, verify
 from edgedet.labels import COCO80
 from edgedet.onnx_import import import_model
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
 
-    sample = draw(options.calibrate, count=options.count, seed=0, exclude=sorted(evaluation_digests(options.images)))
+    sample = draw(options.calibrate, count=options.count, seed=0, exclude=evaluation_images([options.images]))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models:

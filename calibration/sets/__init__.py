@@ -1,0 +1,1 @@
+"""How calibration sets are chosen, one module per idea; `calibration.sampling` is the door."""
