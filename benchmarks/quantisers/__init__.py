@@ -1,0 +1,1 @@
+"""Quantisers side by side: one float model, one calibration set, one evaluation. `python -m benchmarks.quantisers`."""
