@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -125,9 +126,17 @@ def build(calibrated: Calibrated, backend: BackendName, options: QuantizeOptions
 
 
 def store(
-    bundle: Path, calibrated: Calibrated, made: Quantized, backend: BackendName, options: QuantizeOptions
+    bundle: Path,
+    calibrated: Calibrated,
+    made: Quantized,
+    backend: BackendName,
+    options: QuantizeOptions,
+    *,
+    finetuned: Mapping[str, object] | None = None,
 ) -> Quantized:
     """Write an INT8 model and its record into the bundle, replacing earlier ones for this backend.
+
+    `finetuned` is what the record says of weights that were trained (`calibration.qat`).
 
     Raises:
         ModelError: the model does not run, or gives NaN.
@@ -155,6 +164,8 @@ def store(
         "layers": [asdict(layer) for layer in made.placement.layers],
         "kept_float": [asdict(kept) for kept in made.placement.kept],
     }
+    if finetuned is not None:
+        entry["finetuned"] = dict(finetuned)
     others = read_record(bundle).get("quantization") if read_sample(bundle) == calibrated.sample else None
     record = {
         "format": FORMAT,

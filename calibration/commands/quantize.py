@@ -16,6 +16,13 @@ from calibration.search.journal import read_choice
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command and its options."""
     parser = commands.add_parser("quantize", help="measure ranges and write the INT8 model into the bundle")
+    add_quantize_options(parser)
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per run (default: 4)")
+    parser.set_defaults(run=run)
+
+
+def add_quantize_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that quantises takes."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", choices=BACKENDS, default="openvino")
     parser.add_argument("--images", type=Path, metavar="DIR", help="calibration images, if they were moved")
@@ -34,27 +41,32 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="JSON",
         help="search.json of a search: build its answer again, whatever else is said",
     )
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per run (default: 4)")
     parser.add_argument("--memory-mb", type=int, default=512, metavar="MB", help="bound on held tensors (default: 512)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads, 0 for all (default)")
-    parser.set_defaults(run=run)
+
+
+def quantize_options(options: argparse.Namespace, collect: CollectOptions) -> QuantizeOptions:
+    """What `add_quantize_options` read.
+
+    Raises:
+        InvalidInputError: a value is out of range, or --like names no finished search.
+    """
+    if options.like is not None:
+        return read_choice(options.like).options(collect)
+    return QuantizeOptions(
+        observer=options.observer,
+        percentile=options.percentile,
+        alpha=options.alpha,
+        correct_bias=not options.no_bias_correction,
+        placement=PlacementOptions(scope=options.scope),
+        collect=collect,
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and say what it did."""
     collect = CollectOptions(batch=options.batch, memory_mb=options.memory_mb, threads=options.threads)
-    settings = (
-        read_choice(options.like).options(collect)
-        if options.like is not None
-        else QuantizeOptions(
-            observer=options.observer,
-            percentile=options.percentile,
-            alpha=options.alpha,
-            correct_bias=not options.no_bias_correction,
-            placement=PlacementOptions(scope=options.scope),
-            collect=collect,
-        )
-    )
+    settings = quantize_options(options, collect)
     with progress_bar() as bar:
         made = quantize(
             options.bundle, backend=options.backend, options=settings, images=options.images, progress=stages(bar)
