@@ -4,7 +4,7 @@
         --val DIR --val-annotations FILE [--speed LARGE.onnx] [--work DIR]
 
 MODEL.onnx is a COCO model in one of the forms that `edgedet import` reads. Of the training images, `--count` calibrate
-and the others decide; the validation images are looked at once, by `verify`. LARGE.onnx has one input, `images`, and may
+and the others decide; the validation images are looked at once, by `verify`. LARGE.onnx has one input, `images`; it may
 have random weights: ranges are percentiles on eight training images, every layer that the rules allow is in int8, and
 the network alone is timed in OpenVINO, by turns with the float one. Interrupted, the same command goes on in `--work`.
 
