@@ -25,7 +25,7 @@ from calibration.qat.fake_quant import fake_activation, fake_weight
 from calibration.qat.finetune import Finetuned, FinetuneOptions, finetune
 from calibration.qat.loss import distillation_loss, generalised_iou
 from calibration.qat.module import OPERATORS, GraphModule, float_module, steps_of
-from calibration.qat.quantised import quantised_module, trained_graph
+from calibration.qat.quantised import STRETCH, quantised_module, trained_graph, trained_ranges
 from calibration.qat.targets import find_targets
 from calibration.render import BackendName, Grid, activation_grid, measured, quantise_weight, render
 from edgedet import InvalidInputError, ModelError
@@ -231,13 +231,20 @@ def test_activations_are_rounded_as_onnxruntime_does(grid: Grid) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (expected,) = session(model, threads=1).run(None, {"x": values})
     tensor = torch.from_numpy(values).requires_grad_()
-    found = fake_activation(tensor, grid)
+    stretch = torch.zeros((), requires_grad=True)
+    found = fake_activation(tensor, grid, stretch)
     np.testing.assert_array_equal(found.detach().numpy(), expected)
     found.sum().backward()
     assert tensor.grad is not None
     low, high = (np.array(limit) for limit in ((-128, 127) if grid.signed else (0, 255)))
     integers = np.rint(values / np.float32(grid.scale)) + grid.zero_point
-    np.testing.assert_array_equal(tensor.grad.numpy(), ((integers >= low) & (integers <= high)).astype(np.float32))
+    inside = (integers >= low) & (integers <= high)
+    np.testing.assert_array_equal(tensor.grad.numpy(), inside.astype(np.float32))
+    # LSQ: the rounding error inside, the last integer outside, in steps
+    steps = values / np.float32(grid.scale)
+    slope = np.where(inside, np.rint(steps) - steps, np.clip(integers, low, high) - grid.zero_point)
+    assert stretch.grad is not None
+    assert float(stretch.grad) == pytest.approx(grid.scale * slope.sum() / np.sqrt(len(values) * 255), rel=1e-3)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -385,17 +392,30 @@ def test_trained_weights_go_back_through_render(backend: BackendName) -> None:
     graph, placement, ranges, rendered = quantised(backend)
     before = graph.model.SerializeToString(deterministic=True)
     module = quantised_module(graph, placement, rendered, backend)
-    unchanged = render(trained_graph(graph, placement, rendered, module), placement, ranges, backend)
-    assert initializers(unchanged) == initializers(rendered)  # corrected biases included
+    assert initializers(again(graph, placement, ranges, rendered, module, backend)) == initializers(rendered)
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.mul_(1.0 + 0.1 * torch.rand(parameter.shape))
-    tuned = render(trained_graph(graph, placement, rendered, module), placement, ranges, backend)
+        for name, parameter in module.trainable.items():
+            noise = 0.1 * torch.rand(parameter.shape)
+            parameter.copy_(noise if name.startswith(STRETCH) else parameter * (1.0 + noise))
+    tuned = again(graph, placement, ranges, rendered, module, backend)
     assert graph.model.SerializeToString(deterministic=True) == before
     assert initializers(tuned).keys() == initializers(rendered).keys()
     for found, expected in run_both(tuned, module, {"images": images(3, 7)}, ["logits", "boxes"], ["index"]):
         assert np.abs(found - expected).mean() < 1e-3
     assert set(module.trainable) >= {"w0", "w2", "w5", "w6", "b6", "b4"}
+
+
+def again(
+    graph: Graph,
+    placement: Placement,
+    ranges: dict[str, Range],
+    rendered: onnx.ModelProto,
+    module: GraphModule,
+    backend: BackendName,
+) -> onnx.ModelProto:
+    """The model as it is rendered from what the module holds now, without bias correction."""
+    trained = trained_graph(graph, placement, rendered, module)
+    return render(trained, placement, trained_ranges(graph, placement, ranges, module, backend), backend)
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, bytes]:
@@ -465,10 +485,10 @@ OPTIONS = FinetuneOptions(epochs=3, rate=3e-3, batch=2, threads=1)
 
 
 def tuned(options: FinetuneOptions = OPTIONS, **more: Any) -> tuple[Finetuned, Graph]:
-    graph, placement, _, rendered = quantised("openvino")
+    graph, placement, ranges, rendered = quantised("openvino")
     tensors = images(20, 3)
     loaders = [lambda at=at: tensors[at] for at in range(len(tensors))]
-    return finetune(graph, placement, rendered, "openvino", loaders, spec=SPEC, options=options, **more), graph
+    return finetune(graph, placement, ranges, rendered, "openvino", loaders, spec=SPEC, options=options, **more), graph
 
 
 def weights(graph: Graph) -> dict[str, bytes]:
@@ -535,9 +555,9 @@ def test_bad_options_and_too_few_images_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="expected at least 40 images for batches of 20"):
         tuned(FinetuneOptions(batch=20))
     broken = [lambda: np.full((3, 8, 8), np.nan, np.float32)] * 8
-    graph, placement, _, rendered = quantised("openvino")
+    graph, placement, ranges, rendered = quantised("openvino")
     with pytest.raises(ModelError, match="lower --lr"):
-        finetune(graph, placement, rendered, "openvino", broken, spec=SPEC, options=OPTIONS)
+        finetune(graph, placement, ranges, rendered, "openvino", broken, spec=SPEC, options=OPTIONS)
 
 
 # The command

@@ -66,6 +66,7 @@ def finetune_bundle(
     tuned = finetune(
         calibrated.graph,
         made.placement,
+        made.ranges,
         made.model,
         backend,
         [_loader(calibrated, image) for image in calibrated.sample.images],
@@ -74,7 +75,7 @@ def finetune_bundle(
         state=work_folder(bundle) / f"finetune-{_key(calibrated, made, backend, options)}.safetensors",
         progress=progress,
     )
-    model = render(tuned.graph, made.placement, made.ranges, backend)
+    model = render(tuned.graph, made.placement, tuned.ranges, backend)
     record = {
         "float_sha256": calibrated.spec["files"][calibrated.float_file]["sha256"],
         "options": asdict(options),
@@ -83,8 +84,8 @@ def finetune_bundle(
         "best_epoch": tuned.best,
         "versions": {"torch": str(torch.__version__)},
     }
-    written = store(bundle, calibrated, replace(made, model=model), backend, quantize_options, finetuned=record)
-    return written, tuned
+    result = replace(made, model=model, ranges=tuned.ranges)
+    return store(bundle, calibrated, result, backend, quantize_options, finetuned=record), tuned
 
 
 def _loader(calibrated: Calibrated, image: SampledImage) -> Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,19 @@ from torch import Tensor
 
 from calibration.graph import Graph
 from calibration.inputs import batch_size, network_feed
+from calibration.observers import Range
 from calibration.placement import Placement
 from calibration.qat.loss import distillation_loss
 from calibration.qat.module import GraphModule, float_module
-from calibration.qat.quantised import quantised_module, trained_graph
+from calibration.qat.quantised import STRETCH, quantised_module, trained_graph, trained_ranges
 from calibration.qat.state import Training
 from calibration.qat.targets import find_targets
 from calibration.render import BackendName
 from edgedet import InvalidInputError
 
 Image = Callable[[], npt.NDArray[np.float32]]
+_SMALLEST_SIZE = 1e-3  # so that zeros can change too
+_RANGE_SIZE = 10.0  # a range moves by a percent where weights move by a thousandth
 _WARM_UP = 0.05  # share of the steps over which the rate rises
 
 
@@ -66,14 +69,16 @@ class Finetuned:
     """What fine-tuning gave.
 
     Attributes:
-        graph: the float graph with new weights and biases. Render it with the same placement and ranges, and without
-            bias correction.
+        graph: the float graph with new weights and biases. Render it with the same placement and without bias
+            correction.
+        ranges: new range of every quantised tensor.
         losses: terms of the loss on the held-out images, before the first epoch and after each.
         best: the epoch whose weights these are; 0 are the ones it started from.
         images: number of images trained on, and held out.
     """
 
     graph: Graph
+    ranges: dict[str, Range]
     losses: tuple[dict[str, float], ...]
     best: int
     images: tuple[int, int]
@@ -82,6 +87,7 @@ class Finetuned:
 def finetune(
     graph: Graph,
     placement: Placement,
+    ranges: Mapping[str, Range],
     rendered: onnx.ModelProto,
     backend: BackendName,
     images: Sequence[Image],
@@ -100,6 +106,7 @@ def finetune(
     Args:
         graph: float graph that was rendered; it stays as it is.
         placement: layers in int8.
+        ranges: that it was rendered with.
         rendered: what `calibration.render.render` made of them.
         backend: whose form that is.
         images: give network inputs, (3, height, width); unlabelled, and none of the evaluation set.
@@ -125,7 +132,7 @@ def finetune(
     with _threads(options.threads):
         student = quantised_module(graph, placement, rendered, backend)
         pair = _Pair(float_module(graph), student, graph, spec)
-        training = Training(student, state)
+        training = Training(student, [_size(name, value) for name, value in student.trainable.items()], state)
         steps = len(learning) // batch
         if not training.losses:
             training.judged(pair.judge(judging, batch))
@@ -140,8 +147,9 @@ def finetune(
             training.judged(pair.judge(judging, batch))
         student.load_state_dict(training.best_weights)
         tuned = trained_graph(graph, placement, rendered, student)
+        stretched = trained_ranges(graph, placement, ranges, student, backend)
     training.remove()
-    return Finetuned(tuned, tuple(training.losses), training.best, (len(learning), judges))
+    return Finetuned(tuned, stretched, tuple(training.losses), training.best, (len(learning), judges))
 
 
 class _Pair:
@@ -175,6 +183,16 @@ class _Pair:
                 for name, value in self.terms(np.stack([load() for load in images[start : start + batch]])).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         return {name: value / len(starts) for name, value in sums.items()}
+
+
+def _size(name: str, parameter: Tensor) -> float:
+    """Unit of the steps: the tensor's own size (Shazeer and Stern 2018, "Adafactor", section 8).
+
+    Layers differ by orders of magnitude, also because of the equalisation.
+    """
+    if name.startswith(STRETCH):
+        return _RANGE_SIZE
+    return max(float(parameter.detach().square().mean().sqrt()), _SMALLEST_SIZE)
 
 
 def _plan(count: int, options: FinetuneOptions, epoch: int) -> list[tuple[int, bool]]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 from torch import Tensor
 
 from calibration.graph import Graph
+from calibration.observers import Range
 from calibration.placement import Layer, Placement
 from calibration.qat.call import Call, Operator
-from calibration.qat.fake_quant import fake_activation, fake_weight
+from calibration.qat.fake_quant import fake_activation, fake_weight, stretched_scale
 from calibration.qat.module import GraphModule, steps_of, trainable_constants
-from calibration.render import BackendName, Grid
+from calibration.render import BackendName, Grid, activation_grid
+from calibration.sharing import pairs
+
+STRETCH = "stretch/"
 
 
 def quantised_module(
@@ -20,8 +28,8 @@ def quantised_module(
 ) -> GraphModule:
     """The rendered model with float weights under it, so that gradients reach them.
 
-    Pairs stand where the rendered model has them and have its scales; a weight is rounded anew in every run, as
-    `render` will round it. Biases start as the rendered model has them, that is corrected.
+    Pairs stand where the rendered model has them and start with its ranges, which can be stretched. A weight is rounded
+    anew in every run, as `render` will round it. Biases start as the rendered model has them, that is corrected.
 
     Args:
         graph: the float graph that was rendered.
@@ -35,12 +43,13 @@ def quantised_module(
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in rendered.graph.initializer}
     weights = _weight_nodes(placement, rendered)
     own: dict[str, Operator] = {}
+    grids: dict[str, Grid] = {}
     for node in rendered.graph.node:
         if node.name in weights:
             own[node.name] = _weight_rounding(weights[node.name].axis, backend)
         elif node.op_type == "QuantizeLinear":
-            zero = constants[node.input[2]]
-            own[node.name] = _rounding(Grid(float(constants[node.input[1]]), int(zero), signed=zero.dtype == np.int8))
+            grids[node.name] = _grid(constants[node.input[1]], constants[node.input[2]])
+            own[node.name] = _rounding(grids[node.name])
         elif node.op_type == "DequantizeLinear":
             own[node.name] = _identity
     adapted = onnx.ModelProto()
@@ -49,14 +58,52 @@ def quantised_module(
         if node.name in weights:
             node.input[0] = weights[node.name].weight
             constants[node.input[0]] = graph.constants[node.input[0]]
-    trainable = [name for name in trainable_constants(graph) if name in constants]
-    return GraphModule(steps_of(adapted, own), constants, [*trainable, *_new_biases(graph, placement, rendered)])
+        elif node.name in grids:
+            node.input[1] = stretch_name(grids[node.name])
+            constants[node.input[1]] = np.zeros((), np.float32)
+    weights_and_biases = [name for name in trainable_constants(graph) if name in constants]
+    weights_and_biases += _new_biases(graph, placement, rendered)
+    stretches = dict.fromkeys(stretch_name(grid) for grid in grids.values())
+    return GraphModule(steps_of(adapted, own), constants, [*weights_and_biases, *stretches])
+
+
+def stretch_name(grid: Grid) -> str:
+    """Name of the parameter that stretches a grid.
+
+    Pairs with the same grid have one: those that meet in a concatenation have to keep a grid in common, and for others
+    it is chance.
+    """
+    return f"{STRETCH}{grid.scale!r}/{grid.zero_point}"
+
+
+def trained_ranges(
+    graph: Graph, placement: Placement, ranges: Mapping[str, Range], module: GraphModule, backend: BackendName
+) -> dict[str, Range]:
+    """The ranges, as the pairs of the module have them now."""
+    placed = pairs(graph, placement, ranges)
+    trained = {}
+    for name, extent in ranges.items():
+        joined = placed.ranges.get(name) or placed.carried.get(name) or extent
+        grid = activation_grid(joined, backend)
+        stretch = module.trainable.get(stretch_name(grid))
+        trained[name] = joined if stretch is None else _stretched(joined, grid, stretch.detach())
+    return trained
+
+
+def _stretched(extent: Range, grid: Grid, stretch: Tensor) -> Range:
+    factor = math.exp(float(stretch))
+    low, high = extent.low * factor, extent.high * factor
+    if not grid.signed:
+        return Range(low, high)
+    # The wider end decides, and its scale has been rounded to half precision: rounding again must not change it.
+    end = 127.0 * float(stretched_scale(grid, stretch))
+    return Range(-end if -low >= high else low, end if high >= -low else high)
 
 
 def trained_graph(graph: Graph, placement: Placement, rendered: onnx.ModelProto, module: GraphModule) -> Graph:
     """A copy of the float graph with the weights and biases of its trained `quantised_module`.
 
-    Rendered with the same placement and ranges, and with no bias correction, it computes what the module does.
+    Rendered with the same placement, its `trained_ranges` and no bias correction, it computes what the module does.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
@@ -67,7 +114,8 @@ def trained_graph(graph: Graph, placement: Placement, rendered: onnx.ModelProto,
         nodes[node].input.append(name)
     trained = Graph(model)
     for name, parameter in module.trainable.items():
-        trained.set_constant(name, parameter.detach().numpy())
+        if not name.startswith(STRETCH):
+            trained.set_constant(name, parameter.detach().numpy())
     trained.reindex()
     return trained
 
@@ -89,8 +137,12 @@ def _new_biases(graph: Graph, placement: Placement, rendered: onnx.ModelProto) -
     }
 
 
+def _grid(scale: npt.NDArray[np.generic], zero: npt.NDArray[np.generic]) -> Grid:
+    return Grid(float(scale), int(zero), signed=zero.dtype == np.int8)
+
+
 def _rounding(grid: Grid) -> Operator:
-    return lambda call: fake_activation(call[0], grid)
+    return lambda call: fake_activation(call[0], grid, call[1])
 
 
 def _weight_rounding(axis: int, backend: BackendName) -> Operator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,6 @@ from edgedet.files import write_atomically
 
 _SECONDS_BETWEEN = 30.0
 _LARGEST_GRADIENT = 1.0
-_SMALLEST_SIZE = 1e-3  # of a tensor, so that zeros can change too
 
 
 class Training:
@@ -30,12 +30,17 @@ class Training:
         best_weights: the module's parameters then.
     """
 
-    def __init__(self, module: nn.Module, file: Path | None) -> None:
-        """Start, or go on from a file where there is one. A file that cannot be read counts as missing."""
+    def __init__(self, module: nn.Module, sizes: Sequence[float], file: Path | None) -> None:
+        """Start, or go on from a file where there is one. A file that cannot be read counts as missing.
+
+        Args:
+            module: what is trained.
+            sizes: of each of its parameters, the unit of its steps.
+            file: where the state is kept, None for nowhere.
+        """
         self._module, self._file = module, file
-        # Steps relative to the size of a tensor (Shazeer and Stern 2018, "Adafactor", section 8): layers differ by
-        # orders of magnitude, also because of the equalisation. No weight decay: weights shall stay near the start.
-        groups = [{"params": [weight], "size": _size(weight)} for weight in module.parameters()]
+        groups = [{"params": [one], "size": size} for one, size in zip(module.parameters(), sizes, strict=True)]
+        # No weight decay: the weights shall stay near the float ones, not go to zero.
         self._optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.epoch = self.step = self.best = 0
         self.losses: list[dict[str, float]] = []
@@ -45,7 +50,7 @@ class Training:
             self._restore(file)
 
     def update(self, loss: Tensor, rate: float) -> None:
-        """One step down the gradient, of at most about `rate` times the size of each tensor.
+        """One step down the gradient, of at most about `rate` times the size of each parameter.
 
         Raises:
             ModelError: the loss or its gradient is not finite.
@@ -121,7 +126,3 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in tensors.items()}
-
-
-def _size(weight: Tensor) -> float:
-    return max(float(weight.detach().square().mean().sqrt()), _SMALLEST_SIZE)
