@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from calibration.collect import CollectOptions, Statistics, channel_extents, collect
 from calibration.equalise import equalise
@@ -19,7 +19,6 @@ from calibration.sampling import Sample, read_sample
 from edgedet import ModelError
 from edgedet.bundle import load_model_json
 
-Stage = Literal["ranges of channels", "ranges of tensors"]
 Progress = Callable[[str, int, int], None]
 
 # Images that decide the factors of the equalisation; more change them in the second digit only.
@@ -100,7 +99,7 @@ def calibrate(
             allowed.activations,
             lambda: islice(sample_batches(folder, sample, spec, batch=batch), -(-few // batch)),
             options=settings,
-            advance=_counter(progress, "ranges of channels", few),
+            advance=counter(progress, "ranges of channels", few),
         )
         factors = equalise(graph, allowed, extents, alpha=alpha)
         allowed = place(graph, placement)  # the weights have new names
@@ -122,7 +121,7 @@ def calibrate(
         measured(graph, allowed, backend),
         lambda: sample_batches(folder, sample, spec, batch=batch),
         options=settings,
-        advance=_counter(progress, "ranges of tensors", total),
+        advance=counter(progress, "ranges of tensors", total),
         memory=memory,
     )
     return Calibrated(spec, float_file, sample, folder, graph, allowed, statistics, factors)
@@ -133,7 +132,8 @@ def work_folder(bundle: Path) -> Path:
     return bundle.parent / f"{bundle.name}.calibration"
 
 
-def _counter(progress: Progress, stage: Stage, total: int) -> Callable[[int], None]:
+def counter(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """A function that is told images as they are done and passes on their number so far."""
     done = 0
 
     def advance(images: int) -> None:

@@ -132,7 +132,7 @@ def prepare(model: onnx.ModelProto) -> Graph:
     kept = [entry for entry in prepared.opset_import if entry.domain in known]
     del prepared.opset_import[:]
     prepared.opset_import.extend(kept)
-    _constants_to_initializers(prepared)
+    constants_to_initializers(prepared)
     _name_nodes(prepared)
     del prepared.graph.value_info[:]
     return Graph(prepared)
@@ -168,7 +168,8 @@ def _is_mask(values: npt.NDArray[np.generic]) -> bool:
     return bool(np.isin(values[np.isinf(values)], (-np.inf,)).all() and (np.isinf(values) | (values == 0)).all())
 
 
-def _constants_to_initializers(model: onnx.ModelProto) -> None:
+def constants_to_initializers(model: onnx.ModelProto) -> None:
+    """Write Constant nodes as initializers. In place."""
     kept = []
     for node in model.graph.node:
         value = next((entry.t for entry in node.attribute if entry.name == "value"), None)

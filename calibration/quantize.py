@@ -166,8 +166,10 @@ def store(
     }
     if finetuned is not None:
         entry["finetuned"] = dict(finetuned)
-    others = read_record(bundle).get("quantization") if read_sample(bundle) == calibrated.sample else None
+    before = read_record(bundle) if read_sample(bundle) == calibrated.sample else {}
+    others = before.get("quantization")
     record = {
+        **before,
         "format": FORMAT,
         "version": VERSION,
         "sample": calibrated.sample.to_json(),

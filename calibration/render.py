@@ -48,8 +48,8 @@ def activation_grid(extent: Range, backend: BackendName) -> Grid:
     back to float on most signed ones; TensorRT accepts symmetric scales only.
     """
     if backend == "tensorrt":
-        scale = half_scale(np.array(max(-extent.low, extent.high) / 127.0))
-        return Grid(float(scale), 0, signed=True)
+        signed_scale = half_scale(np.array(max(-extent.low, extent.high) / 127.0))
+        return Grid(float(signed_scale), 0, signed=True)
     scale = _positive((extent.high - extent.low) / 255.0)
     return Grid(scale, int(np.clip(np.rint(-extent.low / scale), 0, 255)), signed=False)
 

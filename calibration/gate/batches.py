@@ -14,7 +14,8 @@ import onnx
 from calibration.collect import session
 from calibration.inputs import network_feed, network_input
 from calibration.matching import CONFIDENT, drift
-from edgedet import Detections, Detector, Error, decode_logits, decode_scored
+from calibration.outputs import decode_outputs, output_names
+from edgedet import Detections, Detector, Error
 
 #: Images per call that are compared with one at a time.
 SIZES: Final = (1, 2, 8)
@@ -75,7 +76,7 @@ def graph_batches(model: Path, images: Sequence[npt.NDArray[np.uint8]], spec: Ma
     if isinstance(wanted[name][0], int):
         return BatchCheck("graph", (), note=f"the batch axis of the ONNX file is fixed at {wanted[name][0]}")
     tensors = np.stack([network_input(image, spec) for image in images])
-    outputs = [spec["output"][key] for key in _outputs(spec)]
+    outputs = output_names(spec)
     runs: dict[int, list[Detections]] = {}
     for size in SIZES:
         runs[size] = []
@@ -83,7 +84,7 @@ def graph_batches(model: Path, images: Sequence[npt.NDArray[np.uint8]], spec: Ma
             feed = {key: value for key, value in network_feed(tensors[part], spec).items() if key in wanted}
             try:
                 values = runner.run(outputs, feed)
-                runs[size] += [_decode(*(value[at] for value in values), spec=spec) for at in range(len(part))]
+                runs[size] += [decode_outputs(*(value[at] for value in values), spec=spec) for at in range(len(part))]
             except Exception as cause:  # onnxruntime has one exception type per status code
                 line = str(cause).splitlines()[0] if not isinstance(cause, Error) else str(cause)
                 reason = f"the ONNX file does not run at batch {len(part)} ({line}); export it with a fixed batch axis"
@@ -118,21 +119,3 @@ def _compare(where: str, singles: Sequence[Detections], runs: Mapping[int, Seque
 
 def _parts(count: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-
-
-def _outputs(spec: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("logits", "boxes") if spec["output"]["form"] == "logits_boxes" else ("labels", "boxes", "scores")
-
-
-def _decode(*values: npt.NDArray[Any], spec: Mapping[str, Any]) -> Detections:
-    """One image's outputs to detections in pixels of the network input."""
-    width, height, classes = spec["input"]["width"], spec["input"]["height"], spec["classes"]
-    size = {"width": width, "height": height, "image_width": width, "image_height": height}
-    top_k = spec["output"]["top_k"]
-    if spec["output"]["form"] == "logits_boxes":
-        boxes, scores, labels = decode_logits(*(np.ascontiguousarray(value) for value in values), top_k=top_k, **size)
-    else:
-        kinds = (np.int64, np.float32, np.float32)
-        arrays = (np.ascontiguousarray(value, kind) for value, kind in zip(values, kinds, strict=True))
-        boxes, scores, labels = decode_scored(*arrays, classes=len(classes), top_k=top_k, **size)
-    return Detections(boxes, scores, labels, [classes[label] for label in labels.tolist()])
