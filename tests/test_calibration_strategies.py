@@ -14,7 +14,8 @@ from cell_world import COLOURS, SIDE, make_images, make_model
 from onnx.reference import ReferenceEvaluator
 from tiny_onnx import logits_model
 
-from calibration.embedding import EncoderEmbedding
+from calibration.embedding import EncoderEmbedding, coarsest_map
+from calibration.graph import Graph
 from calibration.inputs import network_input
 from calibration.sets.balance import balance
 from calibration.sets.k_centre import k_centre
@@ -229,6 +230,19 @@ def test_points_are_means_of_the_coarsest_map(tmp_path: Path, number: int, ports
     feeds = [network_input(image, spec)[None] for image in pixels]
     maps = [ReferenceEvaluator(reference).run(["c2"], {"images": feed})[0][0] for feed in feeds]
     np.testing.assert_allclose(points, np.stack(maps).mean(axis=(2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_of_the_coarsest_maps_counts_and_single_places_do_not(tmp_path: Path) -> None:
+    model = onnx.load(make_model(tmp_path / "model.onnx"))
+    assert coarsest_map(Graph(model)) == "c2"  # c0, c1 and c2 have 4 x 4 places
+    first = next(at for at, node in enumerate(model.graph.node) if node.output[0] == "c1")
+    squeeze = [
+        onnx.helper.make_node("GlobalAveragePool", ["r0"], ["squeezed"]),
+        onnx.helper.make_node("Conv", ["squeezed", "w1"], ["excited"]),
+    ]
+    for node in reversed(squeeze):
+        model.graph.node.insert(first, node)
+    assert coarsest_map(Graph(model)) == "c2"
 
 
 def test_a_model_without_maps_is_told_what_to_do_instead(tmp_path: Path) -> None:
