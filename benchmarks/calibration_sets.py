@@ -7,7 +7,7 @@ Writes benchmarks/results/calibration_sets.json, calibration_sets.md and calibra
 
 MODEL.onnx is a COCO model in one of the forms that `edgedet import` reads. Each point is one set, `quantize` with its
 defaults, and the AP of the INT8 model in OpenVINO. Points are kept in --out as they come, so an interrupted run goes
-on. Strategies are compared on the same seeds: a seed counts for a size once all of them have that point.
+on. Tables say in brackets how many seeds a figure is the mean of.
 """
 
 from __future__ import annotations
@@ -94,18 +94,6 @@ def quantised_ap(options: argparse.Namespace, model: Path, sample: Sample, datas
         return ap_of(bundle, "int8", dataset, options.images, options.threads)
 
 
-def complete(points: Sequence[Point]) -> list[Point]:
-    """Points of those seeds of a model and size for which every strategy is there."""
-    of_seed: dict[tuple[str, int, int], list[Point]] = {}
-    for point in points:
-        of_seed.setdefault((point.model, point.size, point.seed), []).append(point)
-    whole = [entries for entries in of_seed.values() if len(entries) == len(STRATEGIES)]
-    return sorted(
-        (point for entries in whole for point in entries),
-        key=lambda point: (point.model, STRATEGIES.index(point.strategy), point.size, point.seed),
-    )
-
-
 def rows(points: Sequence[Point], floats: dict[str, float]) -> Iterator[dict[str, Any]]:
     """Mean, standard deviation and range over seeds of each cell."""
     cells: dict[tuple[str, str, int], list[float]] = {}
@@ -176,7 +164,10 @@ def write(out: Path, models: Sequence[str], evaluation_count: int, candidates: i
     """Put what is there into benchmarks/results."""
     documents = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
     floats = {entry["model"]: entry["ap"] for entry in documents if "seed" not in entry}
-    points = complete([Point(**entry) for entry in documents if "seed" in entry and entry["model"] in models])
+    points = sorted(
+        (Point(**entry) for entry in documents if "seed" in entry and entry["model"] in models),
+        key=lambda point: (point.model, STRATEGIES.index(point.strategy), point.size, point.seed),
+    )
     summary = list(rows(points, floats))
     results = Path(__file__).parent / "results"
     document = {
