@@ -501,6 +501,9 @@ def test_training_brings_the_student_nearer_to_its_teacher() -> None:
     assert len(totals) == 9
     assert totals[result.best] == min(totals) < 0.8 * totals[0]
     assert result.images == (18, 2)
+    ranges = quantised("openvino")[2]
+    assert result.ranges.keys() == ranges.keys()
+    assert all(result.ranges[name] != extent for name, extent in ranges.items())
     worst, graph = tuned(FinetuneOptions(epochs=1, rate=0.9, batch=2, threads=1))
     assert worst.best == 0
     start, placement, _, rendered = quantised("openvino")

@@ -30,7 +30,8 @@ def distillation_loss(
         confidence = confidence.sigmoid().amax(-1)
     unit = torch.tensor([*size, *size], dtype=torch.float32) if targets.corners else torch.ones(4)
     ours, theirs = student[targets.boxes] / unit, teacher[targets.boxes] / unit
-    rows = confidence / confidence.sum().clamp(min=1e-6)  # boxes that nobody will see do not count
+    # Boxes that few will see hardly count: squared, because there are ten doubtful rows for every sure one.
+    rows = confidence.square() / confidence.square().sum().clamp(min=1e-6)
     corners = (ours, theirs) if targets.corners else (_corners(ours), _corners(theirs))
     terms = {
         "class": _mean([_class_divergence(student[name], teacher[name]) for name in targets.logits]),
