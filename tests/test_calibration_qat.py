@@ -504,7 +504,7 @@ def test_training_brings_the_student_nearer_to_its_teacher() -> None:
     ranges = quantised("openvino")[2]
     assert result.ranges.keys() == ranges.keys()
     assert all(result.ranges[name] != extent for name, extent in ranges.items())
-    worst, graph = tuned(FinetuneOptions(epochs=1, rate=0.9, batch=2, threads=1))
+    worst, graph = tuned(FinetuneOptions(epochs=1, rate=0.03, batch=2, threads=1))
     assert worst.best == 0
     start, placement, _, rendered = quantised("openvino")
     module = quantised_module(start, placement, rendered, "openvino")

@@ -18,7 +18,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_quantize_options(parser)
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the images (default: 10)")
     parser.add_argument(
-        "--lr", type=float, default=3e-4, metavar="R", help="largest step, as a share of the weights (default: 3e-4)"
+        "--lr", type=float, default=1e-4, metavar="R", help="largest step, as a share of the weights (default: 1e-4)"
     )
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per step (default: 4)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the order and the flips (default: 0)")

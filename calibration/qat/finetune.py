@@ -29,7 +29,7 @@ from edgedet import InvalidInputError
 
 Image = Callable[[], npt.NDArray[np.float32]]
 _SMALLEST_SIZE = 1e-3  # so that zeros can change too
-_RANGE_SIZE = 10.0  # a range moves by a percent where weights move by a thousandth
+_RANGE_SIZE = 100.0  # a range moves by a percent where weights move by a ten-thousandth
 _WARM_UP = 0.05  # share of the steps over which the rate rises
 
 
@@ -49,7 +49,7 @@ class FinetuneOptions:
     """
 
     epochs: int = 10
-    rate: float = 3e-4
+    rate: float = 1e-4
     batch: int = 4
     held_out: float = 0.1
     flip: bool = True
