@@ -92,9 +92,21 @@ def quantize(
         ModelError: the float model is broken or has nothing to quantise.
         BundleError: the bundle is damaged.
     """
+    calibrated = calibrate_for(bundle, backend, options, images=images, progress=progress)
+    return store(bundle, calibrated, build(calibrated, backend, options), backend, options)
+
+
+def calibrate_for(
+    bundle: Path, backend: BackendName, options: QuantizeOptions, *, images: Path | None, progress: Progress
+) -> Calibrated:
+    """`calibrate` with the settings of `quantize`.
+
+    Raises:
+        BackendError: no INT8 model is written for this backend.
+    """
     if backend not in BACKENDS:
         raise BackendError(f"expected a backend of {', '.join(BACKENDS)}, got '{backend}'")
-    calibrated = calibrate(
+    return calibrate(
         bundle,
         backend=backend,
         alpha=options.alpha,
@@ -103,7 +115,6 @@ def quantize(
         images=images,
         progress=progress,
     )
-    return store(bundle, calibrated, build(calibrated, backend, options), backend, options)
 
 
 def build(calibrated: Calibrated, backend: BackendName, options: QuantizeOptions) -> Quantized:

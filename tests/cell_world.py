@@ -11,6 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
+
 SIDE, CELL = 64, 16
 GRID = SIDE // CELL
 COLOURS = {"red": (200, 40, 40), "blue": (40, 40, 200)}
@@ -125,6 +127,18 @@ def _middle(middle: Middle, weights: dict[str, np.ndarray]) -> list[onnx.NodePro
         helper.make_node("Reshape", ["c2", "shape"], ["flat"]),
         helper.make_node("Transpose", ["flat"], ["logits"], perm=[0, 2, 1]),
     ]
+
+
+def make_bundle(path: Path, model: Path, *, name: str = "cells") -> Path:
+    """A float bundle around what `make_model` wrote."""
+    return write_bundle(
+        path,
+        model,
+        name=name,
+        input=InputSpec(width=SIDE, height=SIDE),
+        output=LogitsBoxes(top_k=GRID**2),
+        classes=list(COLOURS),
+    )
 
 
 def make_images(folder: Path, count: int, seed: int) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cell_world import COLOURS, SIDE, make_images, make_model
+from cell_world import make_bundle, make_images, make_model
 from onnx import TensorProto, helper, numpy_helper
 from test_calibration_render import Builder, run_onnxruntime
 
@@ -27,7 +27,7 @@ from calibration.render import measured, render
 from calibration.sampling import draw
 from calibration.typed import element_types, to_half, write_typed
 from edgedet import InvalidInputError, ModelError
-from edgedet.bundle import InputSpec, LogitsBoxes, load_model_json, write_bundle
+from edgedet.bundle import load_model_json
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 NOTHING: dict[str, float] = {}
@@ -393,14 +393,7 @@ def test_a_quantised_model_gets_types_of_its_float_model() -> None:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundle")
     make_images(root / "train", 6, seed=1)
-    bundle = write_bundle(
-        root / "cells",
-        make_model(root / "model.onnx"),
-        name="cells",
-        input=InputSpec(width=SIDE, height=SIDE),
-        output=LogitsBoxes(top_k=16),
-        classes=list(COLOURS),
-    )
+    bundle = make_bundle(root / "cells", make_model(root / "model.onnx"))
     record_sample(bundle, draw(root / "train", count=6, seed=0))
     return bundle
 

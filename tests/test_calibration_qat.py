@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cell_world import COLOURS, SIDE, make_images, make_model
+from cell_world import make_bundle, make_images, make_model
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.cli import main
@@ -29,7 +29,7 @@ from calibration.qat.quantised import STRETCH, quantised_module, trained_graph, 
 from calibration.qat.targets import find_targets
 from calibration.render import BackendName, Grid, activation_grid, measured, quantise_weight, render
 from edgedet import InvalidInputError, ModelError
-from edgedet.bundle import InputSpec, LogitsBoxes, load_model_json, write_bundle
+from edgedet.bundle import load_model_json
 
 _NUMPY = {np.dtype(np.float32): 1, np.dtype(np.int64): 7, np.dtype(np.bool_): 9, np.dtype(np.int32): 6}
 
@@ -571,14 +571,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     make_images(root / "train", 16, seed=1)
     make_images(root / "val", 8, seed=2)
-    write_bundle(
-        root / "bundle",
-        make_model(root / "model.onnx"),
-        name="cells",
-        input=InputSpec(width=SIDE, height=SIDE),
-        output=LogitsBoxes(top_k=16),
-        classes=list(COLOURS),
-    )
+    make_bundle(root / "bundle", make_model(root / "model.onnx"))
     assert main(["sample", str(root / "bundle"), "--images", str(root / "train"), "--count", "16"]) == 0
     return root
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cell_world import COLOURS, SIDE, make_images, make_model
+from cell_world import make_bundle, make_images, make_model
 
 import calibration.memory as memory_module
 from calibration import calibrate as calibrate_module
@@ -22,7 +22,7 @@ from calibration.placement import PlacementOptions
 from calibration.quantize import QuantizeOptions, build, quantize, record_sample
 from calibration.sampling import draw
 from edgedet import InvalidInputError, ModelError
-from edgedet.bundle import InputSpec, LogitsBoxes, load_model_json, write_bundle
+from edgedet.bundle import load_model_json
 
 ONE_THREAD = CollectOptions(threads=1, batch=2)
 
@@ -32,14 +32,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float bundle with a recorded set of ten images."""
     root = tmp_path_factory.mktemp("bundle")
     make_images(root / "train", 10, seed=1)
-    bundle = write_bundle(
-        root / "cells",
-        make_model(root / "model.onnx"),
-        name="cells",
-        input=InputSpec(width=SIDE, height=SIDE),
-        output=LogitsBoxes(top_k=16),
-        classes=list(COLOURS),
-    )
+    bundle = make_bundle(root / "cells", make_model(root / "model.onnx"))
     record_sample(bundle, draw(root / "train", count=10, seed=0))
     return bundle
 

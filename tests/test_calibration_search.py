@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cell_world import COLOURS, SIDE, make_images, make_model
+from cell_world import make_bundle, make_images, make_model
 from PIL import Image
 from test_calibration_render import Builder
 
@@ -27,7 +27,6 @@ from calibration.search.options import SearchOptions
 from calibration.search.run import search
 from calibration.search.search import holds
 from edgedet import Detections, Detector, InvalidInputError
-from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +35,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("search")
     make_images(root / "train", 8, seed=1)
     make_images(root / "select", 12, seed=2)
-    bundle = write_bundle(
-        root / "cells",
-        make_model(root / "model.onnx"),
-        name="cells",
-        input=InputSpec(width=SIDE, height=SIDE),
-        output=LogitsBoxes(top_k=16),
-        classes=list(COLOURS),
-    )
+    bundle = make_bundle(root / "cells", make_model(root / "model.onnx"))
     record_sample(bundle, draw(root / "train", count=8, seed=0))
     return root
 

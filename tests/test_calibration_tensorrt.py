@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cell_world import COLOURS, SIDE, make_images, make_model
+from cell_world import COLOURS, SIDE, make_bundle, make_images, make_model
 from onnx import numpy_helper
 from test_calibration_render import Builder, backbone, batches, images, quantised, relative, run_onnxruntime
 
@@ -32,7 +32,7 @@ from calibration.tensorrt import memory
 from calibration.tensorrt.cache import cache_bytes, float_tensors, header, parse_cache, write_cache
 from calibration.tensorrt.calibrator import entropy_calibrator
 from edgedet import BackendError, InvalidInputError
-from edgedet.bundle import InputSpec, LogitsBoxes, add_model, load_model_json, write_bundle
+from edgedet.bundle import InputSpec, add_model, load_model_json, write_bundle
 
 ONE_THREAD = CollectOptions(threads=1, batch=2)
 
@@ -199,14 +199,7 @@ def test_a_cache_names_every_float_tensor_of_the_file(tmp_path: Path) -> None:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundle")
     make_images(root / "train", 7, seed=1)
-    bundle = write_bundle(
-        root / "cells",
-        make_model(root / "model.onnx"),
-        name="cells",
-        input=InputSpec(width=SIDE, height=SIDE),
-        output=LogitsBoxes(top_k=16),
-        classes=list(COLOURS),
-    )
+    bundle = make_bundle(root / "cells", make_model(root / "model.onnx"))
     record_sample(bundle, draw(root / "train", count=7, seed=0))
     return bundle
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cell_world import COLOURS, SIDE, make_images, make_model
+from cell_world import SIDE, make_bundle, make_images, make_model
 from onnx import numpy_helper
 from PIL import Image
 
@@ -20,7 +20,7 @@ from calibration.matching import drift, pairwise_iou
 from calibration.sampling import read_sample
 from calibration.verify import VerifyOptions, check_report, verify
 from edgedet import Detections, Detector, InvalidInputError
-from edgedet.bundle import InputSpec, LogitsBoxes, add_model, load_model_json, write_bundle
+from edgedet.bundle import add_model, load_model_json
 from edgedet.labels import COCO80
 from edgedet.onnx_import import import_model
 
@@ -31,14 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     make_images(root / "train", 24, seed=1)
     make_images(root / "val", 16, seed=2)
-    write_bundle(
-        root / "float",
-        make_model(root / "model.onnx"),
-        name="cells",
-        input=InputSpec(width=SIDE, height=SIDE),
-        output=LogitsBoxes(top_k=16),
-        classes=list(COLOURS),
-    )
+    make_bundle(root / "float", make_model(root / "model.onnx"))
     shutil.copytree(root / "float", root / "int8")
     arguments = ["sample", str(root / "int8"), "--images", str(root / "train"), "--count", "12", "--seed", "3"]
     assert main([*arguments, "--exclude", str(root / "val"), "--contact-sheet", str(root / "sheet.png")]) == 0
@@ -258,14 +251,7 @@ def test_nan_weights_are_refused(world: Path, tmp_path: Path, capsys: pytest.Cap
     model = onnx.load(str(world / "model.onnx"))
     edit(model, "w1", lambda values: np.where(values == values.max(), np.float32(np.nan), values))
     onnx.save(model, str(tmp_path / "nan.onnx"))
-    write_bundle(
-        tmp_path / "nan",
-        tmp_path / "nan.onnx",
-        name="nan",
-        input=InputSpec(width=SIDE, height=SIDE),
-        output=LogitsBoxes(top_k=16),
-        classes=list(COLOURS),
-    )
+    make_bundle(tmp_path / "nan", tmp_path / "nan.onnx", name="nan")
     assert main(["sample", str(tmp_path / "nan"), "--images", str(world / "train"), "--count", "4"]) == 0
     assert main(["quantize", str(tmp_path / "nan")]) == 2
     assert "NaN or infinity in 'w1'" in capsys.readouterr().err

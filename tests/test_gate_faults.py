@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from cell_world import COLOURS, SIDE, Middle, make_images, make_model
+from cell_world import Middle, make_bundle, make_images, make_model
 from onnx import numpy_helper
 
 from benchmarks import gate_faults as faults
@@ -21,7 +21,7 @@ from calibration.cli import main
 from calibration.inputs import network_feed, network_input
 from calibration.verify import VerifyOptions, check_report, verify
 from edgedet import Detector, read_image
-from edgedet.bundle import InputSpec, LogitsBoxes, add_model, load_model_json, write_bundle
+from edgedet.bundle import add_model, load_model_json
 from edgedet.labels import COCO80
 from edgedet.onnx_import import import_model
 
@@ -37,14 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     middles: tuple[Middle, ...] = ("plain", "sampled", "pooled", "normed")
     for middle in middles:
         bundle = root / middle
-        write_bundle(
-            bundle,
-            make_model(root / f"{middle}.onnx", middle),
-            name=middle,
-            input=InputSpec(width=SIDE, height=SIDE),
-            output=LogitsBoxes(top_k=16),
-            classes=list(COLOURS),
-        )
+        make_bundle(bundle, make_model(root / f"{middle}.onnx", middle), name=middle)
         assert main(["sample", str(bundle), "--images", str(root / "train"), "--count", "12"]) == 0
         scope = "all" if middle == "normed" else "conv"
         assert main(["quantize", str(bundle), "--threads", "1", "--scope", scope]) == 0

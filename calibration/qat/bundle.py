@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from calibration.calibrate import Calibrated, Progress, calibrate, work_folder
+from calibration.calibrate import Calibrated, Progress, work_folder
 from calibration.inputs import network_input
 from calibration.qat.finetune import Finetuned, FinetuneOptions, Image, finetune
-from calibration.quantize import BACKENDS, Quantized, QuantizeOptions, build, store
+from calibration.quantize import Quantized, QuantizeOptions, build, calibrate_for, store
 from calibration.render import BackendName, render
 from calibration.sampling import SampledImage, read_checked
-from edgedet import BackendError
 
 # Part of the name of the file that a run goes on from: another layout or loss never reads it.
 _LAYOUT = 1
@@ -51,17 +50,7 @@ def finetune_bundle(
         ModelError: the float model is broken, or has nothing to quantise or an operator that is not covered.
         BundleError: the bundle is damaged.
     """
-    if backend not in BACKENDS:
-        raise BackendError(f"expected a backend of {', '.join(BACKENDS)}, got '{backend}'")
-    calibrated = calibrate(
-        bundle,
-        backend=backend,
-        alpha=quantize_options.alpha,
-        placement=quantize_options.placement,
-        collect_options=quantize_options.collect,
-        images=images,
-        progress=progress,
-    )
+    calibrated = calibrate_for(bundle, backend, quantize_options, images=images, progress=progress)
     made = build(calibrated, backend, quantize_options)
     tuned = finetune(
         calibrated.graph,

@@ -6,16 +6,16 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from calibration.search.journal import Candidate
+from calibration.search.journal import Candidate, value_of
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those with measured AP that none beats in time and AP alike, fastest first; the float model stands at (1, 0)."""
-    measured = sorted(_measured(candidates), key=lambda entry: (_number(entry.ratio), _number(entry.drop)))
+    measured = sorted(_measured(candidates), key=lambda entry: (value_of(entry.ratio), value_of(entry.drop)))
     kept: list[Candidate] = []
     for entry in measured:
-        beaten = kept and _number(entry.drop) >= _number(kept[-1].drop)
-        if not beaten and (_number(entry.ratio) < 1.0 or _number(entry.drop) < 0.0):
+        beaten = kept and value_of(entry.drop) >= value_of(kept[-1].drop)
+        if not beaten and (value_of(entry.ratio) < 1.0 or value_of(entry.drop) < 0.0):
             kept.append(entry)
     return kept
 
@@ -33,18 +33,18 @@ def table(candidates: Sequence[Candidate], answer: dict[str, Any]) -> str:
         "| int8 layers | observer | equalised | AP | drop | standard error | time | divergence | tried because |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for entry in sorted(_measured(candidates), key=lambda entry: _number(entry.ratio)):
+    for entry in sorted(_measured(candidates), key=lambda entry: value_of(entry.ratio)):
         observer = entry.choice.observer
         percentile = f" {entry.choice.percentile:g}" if observer == "percentile" else ""
         cells = [
             str(entry.layers),
             f"{observer}{percentile}",
             f"{entry.choice.alpha:g}",
-            f"{_number(entry.ap):.4f}",
-            f"{_number(entry.drop):+.4f}",
-            f"{_number(entry.drop_se):.4f}",
-            f"x{_number(entry.ratio):.3f}",
-            f"{_number(entry.divergence):.3f}",
+            f"{value_of(entry.ap):.4f}",
+            f"{value_of(entry.drop):+.4f}",
+            f"{value_of(entry.drop_se):.4f}",
+            f"x{value_of(entry.ratio):.3f}",
+            f"{value_of(entry.divergence):.3f}",
             entry.why,
         ]
         if entry.choice in best:
@@ -66,9 +66,9 @@ def plot(candidates: Sequence[Candidate], answer: dict[str, Any]) -> bytes:
     axes.axhspan(-1.0, limit, color="#2a9d4a", alpha=0.08)
     axes.axhline(limit, color="#2a9d4a", linewidth=1, label=f"accepted: {limit:g}")
     axes.errorbar(
-        [_number(entry.ratio) for entry in measured],
-        [_number(entry.drop) for entry in measured],
-        [_number(entry.drop_se) for entry in measured],
+        [value_of(entry.ratio) for entry in measured],
+        [value_of(entry.drop) for entry in measured],
+        [value_of(entry.drop_se) for entry in measured],
         fmt="o",
         color="#8a93a0",
         ecolor="#c9ced6",
@@ -76,8 +76,8 @@ def plot(candidates: Sequence[Candidate], answer: dict[str, Any]) -> bytes:
         label="measured",
     )
     axes.plot(
-        [_number(entry.ratio) for entry in best],
-        [_number(entry.drop) for entry in best],
+        [value_of(entry.ratio) for entry in best],
+        [value_of(entry.drop) for entry in best],
         color="#1f6feb",
         marker="o",
         drawstyle="steps-post",
@@ -86,13 +86,18 @@ def plot(candidates: Sequence[Candidate], answer: dict[str, Any]) -> bytes:
     axes.plot([1.0], [0.0], marker="s", color="black", linestyle="none", label="float")
     chosen = next((entry for entry in measured if answer["precision"] == "int8" and _is(entry, answer)), None)
     if chosen is not None:
-        axes.plot([_number(chosen.ratio)], [_number(chosen.drop)], "*", color="#d1242f", markersize=16, label="answer")
-        axes.annotate(
-            f"{chosen.layers} layers", (_number(chosen.ratio), _number(chosen.drop)), (8, 8), textcoords="offset points"
+        axes.plot(
+            [value_of(chosen.ratio)], [value_of(chosen.drop)], "*", color="#d1242f", markersize=16, label="answer"
         )
-    drops = [_number(entry.drop) + _number(entry.drop_se) for entry in measured] + [limit, 0.0]
+        axes.annotate(
+            f"{chosen.layers} layers",
+            (value_of(chosen.ratio), value_of(chosen.drop)),
+            (8, 8),
+            textcoords="offset points",
+        )
+    drops = [value_of(entry.drop) + value_of(entry.drop_se) for entry in measured] + [limit, 0.0]
     axes.set_ylim(
-        min(0.0, *(_number(entry.drop) - _number(entry.drop_se) for entry in measured)) - 0.002, max(drops) * 1.15
+        min(0.0, *(value_of(entry.drop) - value_of(entry.drop_se) for entry in measured)) - 0.002, max(drops) * 1.15
     )
     axes.set_xlabel("time from frame to detections, float = 1")
     axes.set_ylabel("AP lost")
@@ -114,8 +119,3 @@ def _is(entry: Candidate, answer: dict[str, Any]) -> bool:
         and (entry.choice.observer, entry.choice.percentile, entry.choice.alpha)
         == (chosen["observer"], chosen["percentile"], chosen["alpha"])
     )
-
-
-def _number(value: float | None) -> float:
-    assert value is not None
-    return value

@@ -82,6 +82,12 @@ class Candidate:
     drop_se: float | None = None
 
 
+def value_of(value: float | None) -> float:
+    """A figure of a candidate that has been measured."""
+    assert value is not None
+    return value
+
+
 @dataclass
 class Journal:
     """The file.

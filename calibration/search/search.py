@@ -24,7 +24,7 @@ from calibration.placement import PlacementOptions
 from calibration.quantize import Quantized, build
 from calibration.search.bench import Bench
 from calibration.search.groups import Group, groups
-from calibration.search.journal import Candidate, Choice, Journal
+from calibration.search.journal import Candidate, Choice, Journal, value_of
 from calibration.search.options import SearchOptions
 from calibration.search.profile import layer_times
 from edgedet import Detector
@@ -147,9 +147,9 @@ class Search:
             for observer in _OBSERVERS:
                 choice = Choice(alpha=alpha, keep_float=linear if len(linear) < len(layers) else (), **observer)
                 tried.append(self._diverge(choice, "observer and equalisation"))
-        tried.sort(key=lambda entry: _known(entry.divergence))
+        tried.sort(key=lambda entry: value_of(entry.divergence))
         measured = [self._lose(entry.choice, "observer and equalisation") for entry in tried[:_FINALISTS]]
-        return max(measured, key=lambda entry: (_known(entry.ap), -_known(entry.divergence))).choice
+        return max(measured, key=lambda entry: (value_of(entry.ap), -value_of(entry.divergence))).choice
 
     def _speed(self, choice: Choice) -> Choice:
         """Leave in float what the counters say is slower in int8, if the clock agrees.
@@ -204,7 +204,7 @@ class Search:
                 continue
             choice = step
             measured = self._lose(choice, f"{name} in float")
-            if _known(measured.ratio) > 1.0 - _LEAST_GAIN:
+            if value_of(measured.ratio) > 1.0 - _LEAST_GAIN:
                 return
             if self._holds(measured) and self._options.target == "latency":
                 return
@@ -216,7 +216,7 @@ class Search:
         most take the group's place.
         """
         whole = self._time(choice, "all that pays in int8")
-        total = _known(whole.divergence)
+        total = value_of(whole.divergence)
         found: list[tuple[float, str, frozenset[str]]] = []
         parts = [(group.name, frozenset(group.nodes) - set(choice.keep_float)) for group in self._groups(choice)]
         for name, layers in parts:
@@ -229,7 +229,7 @@ class Search:
             for position, layer in enumerate(sorted(layers)):
                 one = frozenset({layer})
                 label = f"{name}, layer {position + 1} of {len(layers)}"
-                won_alone = total - _known(self._diverge(choice.without(one), f"{label} in float").divergence)
+                won_alone = total - value_of(self._diverge(choice.without(one), f"{label} in float").divergence)
                 found.append((won_alone / (lost / len(layers)), label, one))
         return sorted(found, key=lambda entry: -entry[0])
 
@@ -237,16 +237,16 @@ class Search:
         """Divergence won and time lost by leaving these layers in float; time never counts less than the noise."""
         rest = choice.without(layers)
         if len(rest.keep_float) == len(self.calibrated(choice.alpha).placement.layers):  # the float model itself
-            return _known(whole.divergence), max(1.0 - _known(whole.ratio), _NOISE)
+            return value_of(whole.divergence), max(1.0 - value_of(whole.ratio), _NOISE)
         without = self._time(rest, f"{name} in float")
         return (
-            _known(whole.divergence) - _known(without.divergence),
-            max(_known(without.ratio) - _known(whole.ratio), _NOISE),
+            value_of(whole.divergence) - value_of(without.divergence),
+            max(value_of(without.ratio) - value_of(whole.ratio), _NOISE),
         )
 
     def _faster(self, choice: Choice, other: Choice, why: str) -> Choice:
         before, after = self._time(choice, "all convolutions in int8"), self._time(other, why)
-        return other if _known(after.ratio) < _known(before.ratio) - _NOISE else choice
+        return other if value_of(after.ratio) < value_of(before.ratio) - _NOISE else choice
 
     def _groups(self, choice: Choice) -> list[Group]:
         calibrated = self.calibrated(choice.alpha)
@@ -304,17 +304,17 @@ class Search:
         measured = [entry for entry in self._journal.candidates.values() if entry.ap is not None]
         if not measured:
             return Answer("fp32", None, "the budget ended before anything was measured", 0.0, 0.0, complete)
-        float_ap = _known(measured[0].ap) + _known(measured[0].drop)
+        float_ap = value_of(measured[0].ap) + value_of(measured[0].drop)
         rank = (
-            (lambda entry: _known(entry.ratio))
+            (lambda entry: value_of(entry.ratio))
             if self._options.target == "latency"
-            else (lambda entry: _known(entry.drop))
+            else (lambda entry: value_of(entry.drop))
         )
         eligible = sorted((entry for entry in measured if self._holds(entry)), key=rank)[:_FINALISTS]
         if not eligible:
-            nearest = min(measured, key=lambda entry: _known(entry.drop) + _known(entry.drop_se))
+            nearest = min(measured, key=lambda entry: value_of(entry.drop) + value_of(entry.drop_se))
             reason = (
-                f"the nearest candidate loses {_known(nearest.drop):.4f} ± {_known(nearest.drop_se):.4f} AP, "
+                f"the nearest candidate loses {value_of(nearest.drop):.4f} ± {value_of(nearest.drop_se):.4f} AP, "
                 f"accepted are {self._options.max_drop:.4f} with one standard error to spare"
             )
             return Answer("fp32", nearest, reason, float_ap, 0.0, complete)
@@ -325,25 +325,20 @@ class Search:
             self._journal.note(entry)
         chosen = min(timed, key=rank)
         float_ms = taken[0].float_ms
-        if _known(chosen.ratio) > 1.0 - _LEAST_GAIN:
-            reason = f"the best that keeps the accuracy takes x{_known(chosen.ratio):.3f} of the float time"
+        if value_of(chosen.ratio) > 1.0 - _LEAST_GAIN:
+            reason = f"the best that keeps the accuracy takes x{value_of(chosen.ratio):.3f} of the float time"
             return Answer("fp32", chosen, reason, float_ap, float_ms, complete)
         reason = (
-            f"{chosen.layers} layers in int8: x{_known(chosen.ratio):.3f} of the time for "
-            f"{_known(chosen.drop):.4f} ± {_known(chosen.drop_se):.4f} AP"
+            f"{chosen.layers} layers in int8: x{value_of(chosen.ratio):.3f} of the time for "
+            f"{value_of(chosen.drop):.4f} ± {value_of(chosen.drop_se):.4f} AP"
         )
         return Answer("int8", chosen, reason, float_ap, float_ms, complete)
 
 
 def holds(candidate: Candidate, max_drop: float) -> bool:
     """Whether a measured candidate keeps the accuracy with one standard error of the drop to spare."""
-    return candidate.ap is not None and _known(candidate.drop) + _known(candidate.drop_se) <= max_drop
+    return candidate.ap is not None and value_of(candidate.drop) + value_of(candidate.drop_se) <= max_drop
 
 
 class _BudgetSpentError(Exception):
     """Raised where a new candidate would begin after the time that was given."""
-
-
-def _known(value: float | None) -> float:
-    assert value is not None
-    return value
