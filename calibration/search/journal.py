@@ -97,12 +97,15 @@ class Journal:
         about: what the measurements depend on; JSON values.
         candidates: by choice, in the order they were first tried.
         answer: set when the search has finished.
+        layer_losses: time that each layer loses in int8 by the engine's counters, as a share of the time of all layers
+            in float, by node; below 0 it gains. None where it was not measured.
     """
 
     path: Path
     about: dict[str, Any]
     candidates: dict[Choice, Candidate] = field(default_factory=dict)
     answer: dict[str, Any] | None = None
+    layer_losses: dict[str, float] | None = None
 
     @staticmethod
     def open(path: Path, about: dict[str, Any]) -> Journal:
@@ -121,11 +124,17 @@ class Journal:
                 "choose another --out, or delete it to begin again"
             )
         candidates = [_candidate(path, entry) for entry in document["candidates"]]
-        return Journal(path, about, {entry.choice: entry for entry in candidates}, document.get("answer"))
+        known = {entry.choice: entry for entry in candidates}
+        return Journal(path, about, known, document.get("answer"), _layer_losses(path, document.get("layer_losses")))
 
     def note(self, candidate: Candidate) -> None:
         """Keep what is known of a candidate, on the disk too."""
         self.candidates[candidate.choice] = candidate
+        self.save()
+
+    def note_layers(self, losses: dict[str, float]) -> None:
+        """Keep what the engine's counters said of the layers, on the disk too."""
+        self.layer_losses = losses
         self.save()
 
     def document(self) -> dict[str, Any]:
@@ -135,6 +144,7 @@ class Journal:
             "version": VERSION,
             "about": self.about,
             "answer": self.answer,
+            "layer_losses": self.layer_losses,
             "candidates": [asdict(candidate) for candidate in self.candidates.values()],
         }
 
@@ -187,6 +197,14 @@ def _candidate(path: Path, entry: object) -> Candidate:
         layers=int(entry.get("layers", 0)),
         **numbers,
     )
+
+
+def _layer_losses(path: Path, entry: object) -> dict[str, float] | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, Mapping) or not all(isinstance(value, (int, float)) for value in entry.values()):
+        raise InvalidInputError(f"{path}: damaged layer times; delete the file to begin again")
+    return {str(node): float(value) for node, value in entry.items()}
 
 
 def _choice(path: Path, entry: object) -> Choice:

@@ -45,7 +45,7 @@ _FINALISTS = 3
 _NOISE = 0.005
 # What int8 has to save to be worth having.
 _LEAST_GAIN = 0.02
-# Layers that lose more than this share of the time of all layers in int8, and what the journal calls leaving them out.
+# Layers that lose more than this share of the time of all layers in int8, and why they are tried in float.
 _SLOWER = {0.01: "what is much slower in int8 in float", 0.0: "what is slower in int8 in float"}
 # Groups that bring less than this share of the divergence are not taken apart.
 _SPLIT = 0.1
@@ -105,7 +105,6 @@ class Search:
         self._progress = progress
         self._end = time.monotonic() + 60.0 * options.budget_minutes
         self._calibrated: dict[float, Calibrated] = {}
-        self._losses: dict[str, float] = {}
         self._engine: tuple[Choice, Detector] | None = None
 
     def run(self) -> Answer:
@@ -159,15 +158,14 @@ class Search:
         """
         total = len(self.calibrated(choice.alpha).placement.layers)
         for share, why in _SLOWER.items():
-            known = (entry.choice for entry in self._journal.candidates.values() if entry.why == why)
-            other = next(known, None) or choice.without(self._slower(choice, share))
+            other = choice.without(self._slower(choice, share))
             if other != choice and len(other.keep_float) < total:
                 choice = self._faster(choice, other, why)
         return choice
 
     def _slower(self, choice: Choice, share: float) -> frozenset[str]:
         """Int8 layers that take longer than in float, by at least this share of the time of all layers."""
-        if not self._losses:
+        if self._journal.layer_losses is None:
             calibrated = self.calibrated(choice.alpha)
             layers = [layer.node for layer in calibrated.placement.layers]
             feed = next(sample_batches(calibrated.folder, calibrated.sample, calibrated.spec, batch=1))
@@ -175,12 +173,15 @@ class Search:
             in_int8 = layer_times(self.build(choice).model, feed, layers, threads=self._options.threads)
             quantised = set(layers) - set(choice.keep_float)
             whole = sum(in_float.values())
-            self._losses = {
+            losses = {
                 node: (in_int8[node] - in_float[node]) / whole
                 for node in quantised
                 if node in in_int8 and node in in_float
             }
-        return frozenset(node for node, loss in self._losses.items() if loss > share)
+            self._journal.note_layers(losses)
+        else:
+            losses = self._journal.layer_losses
+        return frozenset(node for node, loss in losses.items() if loss > share)
 
     def _linear(self, choice: Choice) -> Choice:
         """Bring groups of matrix products into int8, one after the other, where they pay."""
