@@ -34,7 +34,7 @@ from calibration.observers import observe
 from calibration.placement import PlacementOptions, place
 from calibration.quantize import record_sample
 from calibration.render import render
-from calibration.sampling import draw, evaluation_digests, read_sample
+from calibration.sampling import draw, evaluation_images, read_sample
 from calibration.search.options import SearchOptions
 from calibration.search.profile import time_by_kind
 from calibration.search.run import search
@@ -79,7 +79,7 @@ def searched(model: Path, options: argparse.Namespace, work: Path) -> dict[str, 
     bundle = work / model.stem
     if not bundle.exists():
         import_model(model, bundle, labels=COCO80, name=model.stem)
-        excluded = sorted(evaluation_digests(options.val))
+        excluded = evaluation_images([options.val])
         record_sample(bundle, draw(options.train, count=options.count, seed=0, exclude=excluded))
     remaining = work / f"{model.stem}.json"
     others(options.train_annotations, {image.file for image in read_sample(bundle).images}, remaining)

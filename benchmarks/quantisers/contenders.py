@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -74,8 +74,15 @@ def _modelopt(key: str, title: str, method: str, **options: Any) -> Contender:
     return Contender(key=f"modelopt-{key}", title=f"ModelOpt {title}", tool="modelopt", settings=settings)
 
 
-def _nncf(key: str, title: str, preset: str, model_type: str | None, *, fast: bool = True) -> Contender:
-    settings = {"preset": preset, "model_type": model_type, "fast_bias_correction": fast}
+def _nncf(
+    key: str, title: str, preset: str, model_type: str | None, *, fast: bool = True, ignored: Sequence[str] = ()
+) -> Contender:
+    settings = {
+        "preset": preset,
+        "model_type": model_type,
+        "fast_bias_correction": fast,
+        "ignored_types": list(ignored),
+    }
     return Contender(key=f"nncf-{key}", title=f"NNCF {title}", tool="nncf", engines=("openvino",), settings=settings)
 
 
@@ -105,4 +112,5 @@ CONTENDERS: tuple[Contender, ...] = (
     _nncf("mixed", "mixed preset", "mixed", None),
     _nncf("transformer", "transformer", "mixed", "transformer"),
     _nncf("transformer-full", "transformer, full bias correction", "mixed", "transformer", fast=False),
+    _nncf("transformer-conv", "transformer, Conv", "mixed", "transformer", ignored=["MatMul"]),
 )

@@ -193,7 +193,7 @@ def draw(document: Mapping[str, Any], target: Path) -> None:
     handles += [
         Line2D([], [], ls="", marker=mark, color="grey", label=f"in {engine}") for engine, mark in _MARKERS.items()
     ]
-    panels[0][-1].legend(handles=handles, fontsize=8, loc="lower left")
+    panels[0][-1].legend(handles=handles, fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(target)
     pyplot.close(figure)

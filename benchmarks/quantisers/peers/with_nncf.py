@@ -4,6 +4,7 @@ Settings:
     preset: performance (symmetric activations) or mixed (asymmetric ones).
     model_type: transformer, or None.
     fast_bias_correction: False for the slower and more exact method.
+    ignored_types: operator types that stay float.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def quantise(job: Job) -> None:
         target_device=nncf.TargetDevice.CPU,
         subset_size=len(job.inputs),
         fast_bias_correction=settings["fast_bias_correction"],
+        ignored_scope=nncf.IgnoredScope(types=settings["ignored_types"]),
     )
     openvino.save_model(quantised, str(job.folder / "model.xml"), compress_to_fp16=False)
 
