@@ -21,6 +21,7 @@ from edgedet.bundle import (
     add_json,
     add_model,
     load_model_json,
+    name_model,
     set_best,
     write_bundle,
 )
@@ -269,6 +270,20 @@ def test_models_are_added_and_best_is_recorded(bundle: Path, tmp_path: Path) -> 
     assert load_model_json(bundle)["best"] == {}
     assert (bundle / "model.openvino.int8.onnx").read_bytes() == (tmp_path / "source.onnx").read_bytes()
     assert sorted(entry.name for entry in bundle.iterdir()) == ["model.json", "model.onnx", "model.openvino.int8.onnx"]
+
+
+def test_the_float_file_serves_in_half_types_too(bundle: Path, tmp_path: Path) -> None:
+    name_model(bundle, "bf16", "openvino", "model.onnx")
+    set_best(bundle, "openvino", "bf16")
+    assert load_model_json(bundle)["models"] == {"fp32": {"*": "model.onnx"}, "bf16": {"openvino": "model.onnx"}}
+    # Another float model is one that nobody verified in bfloat16.
+    other = tiny_onnx.logits_model(tmp_path / "other.onnx", boxes=tiny_onnx.BOXES[::-1])
+    add_model(bundle, "fp32", "*", other)
+    spec = load_model_json(bundle)
+    assert spec["best"] == {}
+    assert spec["models"]["bf16"] == {"openvino": "model.onnx"}
+    with pytest.raises(edgedet.BundleError, match=r"expected one of model\.onnx, got 'model\.bf16\.onnx'"):
+        name_model(bundle, "bf16", "openvino", "model.bf16.onnx")
 
 
 def test_best_needs_a_model(bundle: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from calibration.search.options import SearchOptions
 from calibration.search.run import search
 from calibration.search.search import holds
 from edgedet import Detections, Detector, InvalidInputError
+from edgedet.bundle import load_model_json
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,16 @@ def world(source: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(source, tmp_path / "world"))
 
 
+@dataclass(frozen=True)
+class FloatEngine:
+    """The float model in a half type, on any machine."""
+
+    precision: str
+
+    def __call__(self, image: object) -> Detections:
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), ())
+
+
 class Clock:
     """A made-up machine: each layer in int8 saves or costs its share of the time, and loses its share of AP.
 
@@ -54,13 +65,21 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, saving: float, drop: float = 0.0) -> None:
         self.saving, self.drop = saving, drop
         self.losses = self.profiles = 0
+        self.halves: dict[str, tuple[float, float]] = {}  # ratio of time and drop of AP
+        monkeypatch.setattr(Bench, "halves", lambda bench: list(self.halves))
+        monkeypatch.setattr(Bench, "half", lambda bench, precision: FloatEngine(precision))
         monkeypatch.setattr(Bench, "times", self.times)
         monkeypatch.setattr(Bench, "loss", self.loss)
         monkeypatch.setattr("calibration.search.search.layer_times", self.layer_times)
 
     def times(self, engines: list[Detector], *, seconds: float) -> list[Time]:
-        counts = [sum("I8" in node["primitive"] for node in engine.execution_graph()) for engine in engines]
-        return [Time(1.0 - self.saving * count, 10.0 * (1.0 - self.saving * count), 10.0) for count in counts]
+        ratios = [
+            self.halves[engine.precision][0]
+            if isinstance(engine, FloatEngine)
+            else 1.0 - self.saving * sum("I8" in node["primitive"] for node in engine.execution_graph())
+            for engine in engines
+        ]
+        return [Time(ratio, 10.0 * ratio, 10.0) for ratio in ratios]
 
     def layer_times(self, model: object, feed: object, layers: list[str], *, threads: int) -> dict[str, float]:
         self.profiles += 1
@@ -69,6 +88,9 @@ class Clock:
 
     def loss(self, engine: Detector, progress: object) -> Loss:
         self.losses += 1
+        if isinstance(engine, FloatEngine):
+            drop = self.halves[engine.precision][1]
+            return Loss(0.9 - drop, drop, 0.001)
         count = sum("I8" in node["primitive"] for node in engine.execution_graph())
         return Loss(0.9 - self.drop * count, self.drop * count, 0.001)
 
@@ -135,6 +157,49 @@ def test_layers_go_back_to_float_until_the_drop_holds(world: Path, monkeypatch: 
     refused = run(world, max_drop=0.005)
     assert refused.precision == "fp32"  # type: ignore[attr-defined]
     assert "loses 0.0200 ± 0.0010 AP" in refused.reason  # type: ignore[attr-defined]
+
+
+def test_a_half_type_is_the_answer_where_it_is_faster_and_holds(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, saving=0.1, drop=0.003)
+    clock.halves = {"bf16": (0.6, 0.001), "fp16": (1.5, 0.0)}
+    answer = run(world)
+    assert answer.precision == "bf16"  # type: ignore[attr-defined]
+    assert "the float model in bf16: x0.600" in answer.reason  # type: ignore[attr-defined]
+    models = load_model_json(world / "cells")["models"]
+    assert models["bf16"] == {"openvino": "model.onnx"}
+    assert "int8" not in models
+    results = world / "cells.calibration" / "search"
+    assert "| **bf16** |" in (results / "search.md").read_text()
+    document = read_search(results / "search.json")
+    slow = [entry for entry in document["candidates"] if entry["choice"]["precision"] == "fp16"]
+    assert [entry["ap"] for entry in slow] == [None], "slower than float32: its AP matters to nobody"
+    with pytest.raises(InvalidInputError, match="the answer is bf16"):
+        read_choice(world / "cells" / "search.json")
+    clock.losses = 0
+    assert run(world).candidate == answer.candidate  # type: ignore[attr-defined]
+    assert clock.losses == 0
+
+
+@pytest.mark.parametrize(
+    ("halves", "expected"),
+    [({"bf16": (0.6, 0.02)}, "int8"), ({"bf16": (0.85, 0.0)}, "int8"), ({"fp16": (0.7, 0.0)}, "fp16")],
+)
+def test_a_half_type_competes_with_int8(
+    world: Path, monkeypatch: pytest.MonkeyPatch, halves: dict[str, tuple[float, float]], expected: str
+) -> None:
+    clock = Clock(monkeypatch, saving=0.1)
+    clock.halves = halves
+    assert run(world).precision == expected  # type: ignore[attr-defined]
+
+
+def test_layers_stay_in_int8_until_a_half_type_is_as_fast(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, saving=0.1, drop=0.003)  # both layers x0.8 and too lossy, one x0.9 and fine
+    clock.halves = {"bf16": (0.85, 0.0)}
+    assert run(world).precision == "bf16"  # type: ignore[attr-defined]
+    document = read_search(world / "cells" / "search.json")
+    walked = [entry for entry in document["candidates"] if entry["choice"]["precision"] == "int8" and entry["ap"]]
+    assert {entry["layers"] for entry in walked} == {1, 2}
+    assert [entry["layers"] for entry in walked].count(1) == 1, "the first step is slower than bf16, so it is the last"
 
 
 def test_a_standard_error_has_to_be_to_spare() -> None:

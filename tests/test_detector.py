@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_onnx
+from cell_world import make_bundle, make_images, make_model
 from numpy.typing import NDArray
 from PIL import Image
 
 import edgedet
 from edgedet import Detections, Detector
-from edgedet.bundle import InputSpec, LabelsBoxesScores, LogitsBoxes, add_model, set_best, write_bundle
+from edgedet.bundle import InputSpec, LabelsBoxesScores, LogitsBoxes, add_model, name_model, set_best, write_bundle
 
 HEIGHT, WIDTH = 48, 80
 
@@ -221,6 +222,33 @@ def test_the_verified_best_precision_is_taken(tmp_path: Path) -> None:
     assert detector.info.precision == "int8"
     np.testing.assert_allclose(detector(ORANGE).boxes[0], expected_corners(2), atol=1e-3)
     check_orange(Detector(bundle, precision="fp32")(ORANGE))
+
+
+def test_a_half_type_runs_the_float_file(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 2, seed=1)
+    bundle = make_bundle(tmp_path / "cells", make_model(tmp_path / "model.onnx"))
+    image = sorted((tmp_path / "images").glob("*.[jp][pn]g"))[0]
+    expected = Detector(bundle, backend="openvino", precision="fp32")(image)
+    here = next(entry["precisions"] for entry in edgedet.backends() if entry["name"] == "openvino")
+    for precision, kernel in (("bf16", "bf16"), ("fp16", "f16")):
+        name_model(bundle, precision, "openvino", "model.onnx")
+        if precision in here:
+            detector = Detector(bundle, backend="openvino", precision=precision)
+            assert detector.info.precision == precision
+            np.testing.assert_allclose(detector(image).scores, expected.scores, atol=0.03)
+            assert kernel in {node["precision"] for node in detector.execution_graph()}
+    assert Detector(bundle).info.precision == "fp32", "nothing is verified"
+
+
+def test_a_precision_that_this_device_lacks_is_refused_or_left_out(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    name_model(bundle, "fp4", "openvino", "model.onnx")  # type: ignore[arg-type]
+    set_best(bundle, "openvino", "fp4")  # type: ignore[arg-type]
+    detector = Detector(bundle, backend="openvino")
+    assert detector.info.precision == "fp32"
+    check_orange(detector(ORANGE))
+    with pytest.raises(edgedet.BackendError, match=r"expected one that OpenVINO .* computes in \(fp32, int8.*got fp4"):
+        Detector(bundle, backend="openvino", precision="fp4")
 
 
 class PilLike:

@@ -46,4 +46,6 @@ def run(options: argparse.Namespace) -> int:
             progress=stages(bar),
         )
     print(f"{answer.precision}: {answer.reason}")
+    if answer.precision != "fp32":
+        print(f"nothing is proven yet; next: python -m calibration verify --precision {answer.precision}")
     return PASSED

@@ -15,10 +15,12 @@ import numpy.typing as npt
 import onnx
 
 from calibration.gate.accuracy import compare, match_run
+from calibration.inputs import float_model
 from calibration.matching import pairwise_iou
 from calibration.render import BackendName
-from edgedet import Detections, Detector, read_image
-from edgedet.bundle import add_model, load_model_json
+from calibration.search.journal import HALVES, Half
+from edgedet import Detections, Detector, backends, read_image
+from edgedet.bundle import add_model, load_model_json, name_model
 from edgedet.coco_eval import CocoDataset, CocoImage, match_categories
 
 # Detections of the float engine that count in the divergence.
@@ -86,6 +88,7 @@ class Bench:
         self._backend, self._threads = backend, threads
         self._dataset, self._images, self._paths = dataset, images, paths
         self._categories = match_categories(dataset, spec["classes"], spec["category_ids"])
+        self._float_file = float_model(spec, backend)
         self._scratch = tempfile.TemporaryDirectory()
         self._bundle = Path(shutil.copytree(bundle, Path(self._scratch.name) / "candidate"))
         self._float = Detector(bundle, backend=backend, precision="fp32", threads=threads)
@@ -111,6 +114,16 @@ class Bench:
         onnx.save(model, str(target))
         add_model(self._bundle, "int8", self._backend, target)
         return Detector(self._bundle, backend=self._backend, precision="int8", threads=self._threads)
+
+    def halves(self) -> list[Half]:
+        """Half types that this device computes in."""
+        here = next(entry["precisions"] for entry in backends() if entry["name"] == self._backend)
+        return [half for half in HALVES if half in here]
+
+    def half(self, precision: Half) -> Detector:
+        """Compile the float model in a half type."""
+        name_model(self._bundle, precision, self._backend, self._float_file)
+        return Detector(self._bundle, backend=self._backend, precision=precision, threads=self._threads)
 
     def divergence(self, engine: Detector) -> float:
         """How far the probe images' detections are from the float engine's, in [0, 1]."""

@@ -36,10 +36,9 @@ def table(candidates: Sequence[Candidate], answer: dict[str, Any]) -> str:
     for entry in sorted(_measured(candidates), key=lambda entry: value_of(entry.ratio)):
         observer = entry.choice.observer
         percentile = f" {entry.choice.percentile:g}" if observer == "percentile" else ""
+        how = [str(entry.layers), f"{observer}{percentile}", f"{entry.choice.alpha:g}"]
         cells = [
-            str(entry.layers),
-            f"{observer}{percentile}",
-            f"{entry.choice.alpha:g}",
+            *(how if entry.choice.precision == "int8" else [entry.choice.precision, "", ""]),
             f"{value_of(entry.ap):.4f}",
             f"{value_of(entry.drop):+.4f}",
             f"{value_of(entry.drop_se):.4f}",
@@ -84,13 +83,13 @@ def plot(candidates: Sequence[Candidate], answer: dict[str, Any]) -> bytes:
         label="front",
     )
     axes.plot([1.0], [0.0], marker="s", color="black", linestyle="none", label="float")
-    chosen = next((entry for entry in measured if answer["precision"] == "int8" and _is(entry, answer)), None)
+    chosen = next((entry for entry in measured if answer["precision"] != "fp32" and _is(entry, answer)), None)
     if chosen is not None:
         axes.plot(
             [value_of(chosen.ratio)], [value_of(chosen.drop)], "*", color="#d1242f", markersize=16, label="answer"
         )
         axes.annotate(
-            f"{chosen.layers} layers",
+            f"{chosen.layers} layers" if chosen.choice.precision == "int8" else chosen.choice.precision,
             (value_of(chosen.ratio), value_of(chosen.drop)),
             (8, 8),
             textcoords="offset points",
@@ -115,7 +114,8 @@ def _measured(candidates: Sequence[Candidate]) -> list[Candidate]:
 def _is(entry: Candidate, answer: dict[str, Any]) -> bool:
     chosen = answer["choice"]
     return bool(chosen) and (
-        list(entry.choice.keep_float) == list(chosen["keep_float"])
+        entry.choice.precision == chosen.get("precision", "int8")
+        and list(entry.choice.keep_float) == list(chosen["keep_float"])
         and (entry.choice.observer, entry.choice.percentile, entry.choice.alpha)
         == (chosen["observer"], chosen["percentile"], chosen["alpha"])
     )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from calibration.collect import CollectOptions
 from calibration.observers import METHODS, Method
@@ -14,6 +14,9 @@ from calibration.placement import PlacementOptions
 from calibration.quantize import QuantizeOptions
 from edgedet import InvalidInputError
 from edgedet.files import write_atomically
+
+Half = Literal["bf16", "fp16"]
+HALVES: tuple[Half, ...] = get_args(Half)
 
 FORMAT = "edgedet.search"
 VERSION = 1
@@ -24,12 +27,14 @@ class Choice:
     """Everything that sets one candidate apart from another.
 
     Attributes:
+        precision: "int8", or a half type that the engine runs the float model in; nothing else matters then.
         observer: see `QuantizeOptions`.
         percentile: likewise.
         alpha: likewise.
         keep_float: names of the layers left in float among those that the rules allow in int8.
     """
 
+    precision: Literal["int8", Half] = "int8"
     observer: Method = "percentile"
     percentile: float = 99.99
     alpha: float = 0.5
@@ -211,7 +216,10 @@ def _choice(path: Path, entry: object) -> Choice:
     try:
         if not isinstance(entry, Mapping) or entry["observer"] not in METHODS:
             raise TypeError("no choice")
+        if entry.get("precision", "int8") not in ("int8", *HALVES):
+            raise TypeError(f"precision '{entry['precision']}'")
         return Choice(
+            precision=entry.get("precision", "int8"),
             observer=entry["observer"],
             percentile=float(entry["percentile"]),
             alpha=float(entry["alpha"]),

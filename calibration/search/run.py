@@ -13,12 +13,12 @@ from calibration.quantize import store
 from calibration.sampling import read_sample, sha256
 from calibration.search.bench import Bench
 from calibration.search.front import plot, table
-from calibration.search.journal import Journal
+from calibration.search.journal import HALVES, Journal
 from calibration.search.options import SearchOptions
 from calibration.search.search import Answer, Search
 from calibration.verify import evaluation_images
 from edgedet import InvalidInputError
-from edgedet.bundle import add_json, load_model_json
+from edgedet.bundle import add_json, load_model_json, name_model
 from edgedet.coco_eval import load_annotations
 from edgedet.files import write_atomically
 
@@ -102,6 +102,8 @@ def search(
         write_atomically(target / "search.md", table(candidates, journal.answer).encode())
         if candidates:
             write_atomically(target / "search.png", plot(candidates, journal.answer))
+        if answer.precision in HALVES:
+            name_model(bundle, answer.precision, options.backend, float_model(spec, options.backend))
         if answer.precision == "int8" and candidate is not None:
             choice = candidate.choice
             made = runner.build(choice)

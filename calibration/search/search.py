@@ -1,11 +1,13 @@
 """The search: cheap proxies say what to try, measured AP and measured milliseconds decide.
 
+0. The float model in each half type that the device computes in.
 1. Settings: every observer, with and without equalisation, all convolutions in int8, by divergence; AP of the best.
 2. Convolutions that the engine's counters say are slower in int8 go back to float, if the clock agrees.
 3. Groups of matrix products come into int8, where the clock says they pay.
 4. Each group alone back in float: what that gives in divergence and costs in time.
 5. Groups, and the layers of the worst ones, go back in the order of divergence won per time lost, and AP is measured
-   at every step, until the limit holds with a margin or nothing is gained any more.
+   at every step, until the limit holds with a margin or nothing is gained any more: over float32, or over a half type
+   that holds.
 6. The candidates that hold are timed once more, by turns, and the first of them is the answer; or the float model.
 """
 
@@ -58,7 +60,7 @@ class Answer:
     """What a search found.
 
     Attributes:
-        precision: "int8" or "fp32".
+        precision: "int8", "bf16", "fp16" or "fp32".
         candidate: the chosen one; for "fp32" the one that came nearest, None if none was measured.
         reason: why.
         float_ap: AP of the float engine on the images of the search.
@@ -111,6 +113,7 @@ class Search:
         """Search until the answer is found or the budget is spent."""
         complete = True
         try:
+            self._half_types()
             choice = self._speed(self._settings())
             self._walk(self._linear(choice))
         except _BudgetSpentError:
@@ -136,6 +139,19 @@ class Search:
         return build(self.calibrated(choice.alpha), self._options.backend, choice.options(self._collect))
 
     # What to try
+
+    def _half_types(self) -> None:
+        """The float model in half types; AP of those that are faster."""
+        for half in self._bench.halves():
+            taken = self._time(Choice(precision=half), f"the device computes in {half}")
+            if value_of(taken.ratio) <= 1.0 - _LEAST_GAIN:
+                self._lose(taken.choice, taken.why)
+
+    def _worth_it(self, measured: Candidate) -> bool:
+        """Whether int8 layers still gain anything over the fastest of float32 and the half types that hold."""
+        halves = [entry for entry in self._journal.candidates.values() if entry.choice.precision != "int8"]
+        fastest = min([1.0 - _LEAST_GAIN, *(value_of(entry.ratio) for entry in halves if self._holds(entry))])
+        return value_of(measured.ratio) <= fastest
 
     def _settings(self) -> Choice:
         """The best observer and equalisation with every convolution in int8."""
@@ -194,7 +210,7 @@ class Search:
     def _walk(self, choice: Choice) -> None:
         """Give groups back to float, the most accuracy for the least time first, measuring AP at every step."""
         start = self._lose(choice, "all that pays in int8")
-        if self._holds(start) and self._options.target == "latency":
+        if self._options.target == "latency" and (self._holds(start) or not self._worth_it(start)):
             return
         steps = self._sensitivities(choice)
         for _, name, layers in steps:
@@ -205,7 +221,7 @@ class Search:
                 continue
             choice = step
             measured = self._lose(choice, f"{name} in float")
-            if value_of(measured.ratio) > 1.0 - _LEAST_GAIN:
+            if self._options.target == "latency" and not self._worth_it(measured):
                 return
             if self._holds(measured) and self._options.target == "latency":
                 return
@@ -288,13 +304,20 @@ class Search:
         if time.monotonic() > self._end:
             raise _BudgetSpentError
         self._progress("candidates", len(self._journal.candidates) + 1, 0)
+        if choice.precision != "int8":
+            return Candidate(choice=choice, why=why)
         total = len(self.calibrated(choice.alpha).placement.layers)
         return Candidate(choice=choice, why=why, layers=total - len(choice.keep_float))
 
     def _compiled(self, choice: Choice) -> Detector:
         if self._engine is None or self._engine[0] != choice:
-            self._engine = (choice, self._bench.engine(self.build(choice).model))
+            self._engine = (choice, self._compile(choice))
         return self._engine[1]
+
+    def _compile(self, choice: Choice) -> Detector:
+        if choice.precision != "int8":
+            return self._bench.half(choice.precision)
+        return self._bench.engine(self.build(choice).model)
 
     # The answer
 
@@ -319,7 +342,7 @@ class Search:
                 f"accepted are {self._options.max_drop:.4f} with one standard error to spare"
             )
             return Answer("fp32", nearest, reason, float_ap, 0.0, complete)
-        engines = [self._bench.engine(self.build(entry.choice).model) for entry in eligible]
+        engines = [self._compile(entry.choice) for entry in eligible]
         taken = self._bench.times(engines, seconds=3.0 * self._options.seconds)
         timed = [replace(entry, ratio=time_.ratio, ms=time_.ms) for entry, time_ in zip(eligible, taken, strict=True)]
         for entry in timed:
@@ -329,11 +352,13 @@ class Search:
         if value_of(chosen.ratio) > 1.0 - _LEAST_GAIN:
             reason = f"the best that keeps the accuracy takes x{value_of(chosen.ratio):.3f} of the float time"
             return Answer("fp32", chosen, reason, float_ap, float_ms, complete)
+        precision = chosen.choice.precision
+        what = f"{chosen.layers} layers in int8" if precision == "int8" else f"the float model in {precision}"
         reason = (
-            f"{chosen.layers} layers in int8: x{value_of(chosen.ratio):.3f} of the time for "
+            f"{what}: x{value_of(chosen.ratio):.3f} of the time for "
             f"{value_of(chosen.drop):.4f} ± {value_of(chosen.drop_se):.4f} AP"
         )
-        return Answer("int8", chosen, reason, float_ap, float_ms, complete)
+        return Answer(precision, chosen, reason, float_ap, float_ms, complete)
 
 
 def holds(candidate: Candidate, max_drop: float) -> bool:

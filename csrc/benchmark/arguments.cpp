@@ -131,7 +131,7 @@ Compare figures of one machine and one moment only.
   --threads N             CPU threads (default: all this process may use)
   --requests N            parallel inference requests (default: 1 for latency, the backend's choice for throughput)
   --backend NAME          default: auto
-  --precision NAME        fp32, fp16, int8 or auto: the one verified as best (default: auto)
+  --precision NAME        fp32, bf16, fp16, int8 or auto: the one verified as best (default: auto)
   --mode NAME             latency: one frame a call; throughput: as many as requests (default: latency)
   --score-threshold X     leave out detections with a lower score (default: 0)
   --json FILE             write the figures as JSON

@@ -469,6 +469,7 @@ PYBIND11_MODULE(_core, module) {
       entry["name"] = info.name;
       entry["available"] = info.available;
       entry["detail"] = info.detail;
+      entry["precisions"] = info.precisions;
       result.append(entry);
     }
     return result;

@@ -1,5 +1,7 @@
 #include "edgedet/detector.h"
 
+#include <algorithm>
+
 #include "common/validate.h"
 #include "runtime/backend.h"
 
@@ -25,6 +27,22 @@ void validate(const DetectorOptions& options) {
   }
 }
 
+// The precision that runs: `precision` if this device computes in it, else float32 where the choice was left to us.
+std::string possible_precision(const std::string& precision, const BackendInfo& here, const std::string& requested) {
+  if (std::find(here.precisions.begin(), here.precisions.end(), precision) != here.precisions.end()) {
+    return precision;
+  }
+  if (requested == "auto") {
+    return "fp32";
+  }
+  std::string list;
+  for (const std::string& name : here.precisions) {
+    list.append(list.empty() ? "" : ", ").append(name);
+  }
+  throw Error(ErrorKind::kBackend, "precision: expected one that " + here.detail + " computes in (" + list +
+                                       "), got " + precision + "; choose auto or one of these");
+}
+
 }  // namespace
 
 class Detector::Impl {
@@ -34,7 +52,8 @@ class Detector::Impl {
     const BackendEntry& entry = choose_backend(options.backend);
     backend_name_ = entry.name;
     spec_ = load_model_spec(bundle);
-    precision_ = choose_precision(spec_, backend_name_, options.precision);
+    const std::string chosen = choose_precision(spec_, backend_name_, options.precision);
+    precision_ = options.precision = possible_precision(chosen, entry.probe(), options.precision);
     if (options.max_detections == 0 || options.max_detections > spec_.info.max_detections) {
       options.max_detections = spec_.info.max_detections;
     }

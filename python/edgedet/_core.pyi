@@ -54,7 +54,7 @@ class Detector:
 
     @property
     def precision(self) -> str:
-        """The one that runs: "fp32", "fp16" or "int8"."""
+        """The one that runs: "fp32", "bf16", "fp16" or "int8"."""
 
     @property
     def device(self) -> str:
@@ -174,7 +174,8 @@ def inspect_onnx(path: str) -> dict[str, list[dict[str, Any]]]:
 def backends() -> list[dict[str, Any]]:
     """Every backend this build knows, in the order "auto" tries them.
 
-    Each has "name" (str), "available" (bool) and "detail" (str: version and device, or the reason and the remedy).
+    Each has "name" (str), "available" (bool), "detail" (str: version and device, or the reason and the remedy) and
+    "precisions" (list of str: what it computes in here; "bf16" and "fp16" where the device has them).
     """
 
 def build_info() -> dict[str, str]:

@@ -26,7 +26,7 @@ VERSION: Final = 1
 #: Licence entry of a bundle whose maker did not say.
 UNSTATED: Final = "not stated"
 
-Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ def add_model(
 
     Args:
         bundle: The bundle folder.
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "bf16", "fp16" or "int8".
         backend: Name of a backend, or "*" for all of them.
         path: The ONNX file.
 
@@ -197,13 +197,39 @@ def add_model(
 
     def change(document: dict[str, Any]) -> None:
         document["models"].setdefault(precision, {})[backend] = name
-        if document.get("best", {}).get(backend) == precision:
-            del document["best"][backend]
+        best = document.get("best", {})
+        for verified, chosen in list(best.items()):
+            files = document["models"].get(chosen, {})
+            if files.get(verified, files.get("*")) == name:
+                del best[verified]
 
     if not Path(path).is_file():
         raise BundleError(f"{path}: expected an ONNX file, got nothing there; check the path")
     _add_file(folder, name, lambda staging: shutil.copyfile(path, staging), change)
     return name
+
+
+def name_model(bundle: str | os.PathLike[str], precision: Precision, backend: str, name: str) -> None:
+    """Makes a file that a bundle has already its model of one more precision.
+
+    OpenVINO runs a float32 file in a half type where the CPU has one: "bf16" and "fp16" are the float file again.
+
+    Args:
+        bundle: The bundle folder.
+        precision: "fp32", "bf16", "fp16" or "int8".
+        backend: Name of a backend, or "*" for all of them.
+        name: Of a file in the bundle.
+
+    Raises:
+        BundleError: The bundle is not valid or has no such file.
+    """
+    folder = Path(bundle)
+    document = _read_model_json(folder)
+    if name not in document["files"]:
+        raise BundleError(f"{folder}: expected one of {', '.join(document['files'])}, got '{name}'")
+    document["models"].setdefault(precision, {})[backend] = name
+    _write_model_json(folder, document)
+    load_model_json(folder)
 
 
 def add_json(bundle: str | os.PathLike[str], name: str, value: Mapping[str, Any]) -> None:

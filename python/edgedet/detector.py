@@ -41,7 +41,7 @@ class DetectorInfo:
         width: Of the network input, pixels.
         height: Of the network input, pixels.
         backend: Name of the backend that runs.
-        precision: "fp32", "fp16" or "int8": the one that runs.
+        precision: "fp32", "bf16", "fp16" or "int8": the one that runs.
         device: Device and library version.
         threads: CPU threads in use.
         requests: Parallel inference requests in use.
@@ -69,7 +69,8 @@ class Detector:
     Args:
         bundle: The bundle folder.
         backend: "auto" (the first available one, see ``edgedet doctor``) or a backend's name.
-        precision: "auto" (what verification recorded as best for the backend, else "fp32"), "fp32", "fp16" or "int8".
+        precision: "fp32", "bf16", "fp16", "int8", or "auto": what verification recorded as best for the backend, where
+            this device computes in it, else "fp32".
         mode: "latency" answers each frame as soon as possible, "throughput" runs several requests side by side.
         threads: CPU threads, 0 for all that this process may use.
         requests: Parallel inference requests, 0 for one (latency) or the backend's choice (throughput).

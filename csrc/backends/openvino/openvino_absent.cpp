@@ -5,7 +5,7 @@
 namespace edgedet {
 namespace openvino {
 
-BackendInfo probe() { return {"openvino", false, std::string("OpenVINO ") + build::kOpenvino}; }
+BackendInfo probe() { return {"openvino", false, std::string("OpenVINO ") + build::kOpenvino, {}}; }
 
 std::unique_ptr<Backend> make(const ModelSpec& /*spec*/, const std::string& /*model*/,
                               const DetectorOptions& /*options*/) {

@@ -367,12 +367,16 @@ class OpenvinoBackend final : public Backend {
 
   static ov::CompiledModel compile(const std::shared_ptr<ov::Model>& model, const DetectorOptions& options) {
     const bool latency = options.mode == PerformanceMode::kLatency;
+    const ov::element::Type type = options.precision == "bf16"   ? ov::element::bf16
+                                   : options.precision == "fp16" ? ov::element::f16
+                                                                 : ov::element::f32;
     const int threads = options.threads > 0 ? options.threads : available_cpus();
     ov::AnyMap config{
         ov::hint::performance_mode(latency ? ov::hint::PerformanceMode::LATENCY
                                            : ov::hint::PerformanceMode::THROUGHPUT),
-        // What is float stays float32: bfloat16 and float16 would change boxes from one CPU to the next.
-        ov::hint::inference_precision(ov::element::f32),
+        // OpenVINO would choose a half type by itself where the CPU has one, and boxes would change from one CPU to the
+        // next: it is used where it was asked for, which is where it was verified.
+        ov::hint::inference_precision(type),
         ov::inference_num_threads(threads),
         // Two pinned processes would share the same cores and leave others idle.
         ov::hint::enable_cpu_pinning(false),
@@ -470,11 +474,20 @@ ModelPort describe(const ov::Output<const ov::Node>& port) {
 
 BackendInfo probe() {
   try {
-    return {"openvino", true,
-            "OpenVINO " + std::string(ov::get_openvino_version().buildNumber) + " on " +
-                core().get_property("CPU", ov::device::full_name)};
+    BackendInfo info{"openvino",
+                     true,
+                     "OpenVINO " + std::string(ov::get_openvino_version().buildNumber) + " on " +
+                         core().get_property("CPU", ov::device::full_name),
+                     {"fp32", "int8"}};
+    const std::vector<std::string> native = core().get_property("CPU", ov::device::capabilities);
+    for (const auto& [capability, precision] : {std::pair{"BF16", "bf16"}, std::pair{"FP16", "fp16"}}) {
+      if (std::find(native.begin(), native.end(), capability) != native.end()) {
+        info.precisions.emplace_back(precision);
+      }
+    }
+    return info;
   } catch (const std::exception& error) {
-    return {"openvino", false, std::string("OpenVINO cannot use this CPU: ") + error.what()};
+    return {"openvino", false, std::string("OpenVINO cannot use this CPU: ") + error.what(), {}};
   }
 }
 

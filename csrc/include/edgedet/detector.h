@@ -25,7 +25,8 @@ enum class PerformanceMode : std::uint8_t { kLatency, kThroughput };
 
 struct DetectorOptions {
   std::string backend = "auto";    // "auto" or a name of backends()
-  std::string precision = "auto";  // "auto": what model.json records as verified best for the backend, else "fp32"
+  // "auto": what model.json records as verified best for the backend, where this device computes in it, else "fp32"
+  std::string precision = "auto";
   PerformanceMode mode = PerformanceMode::kLatency;
   int threads = 0;              // CPU threads, 0 = all this process may use
   int requests = 0;             // parallel inference requests, 0 = 1 for latency, the backend's choice for throughput
@@ -38,6 +39,7 @@ struct BackendInfo {
   std::string name;
   bool available = false;
   std::string detail;  // version and device if available, else the reason and the remedy
+  std::vector<std::string> precisions;  // what this device computes in: "fp32", "int8", and "bf16", "fp16" if native
 };
 
 // Every backend this build knows, in the order "auto" tries them.
@@ -55,7 +57,7 @@ class Detector {
 
   const ModelInfo& info() const noexcept;
   const std::string& backend() const noexcept;    // the name of the one that runs
-  const std::string& precision() const noexcept;  // "fp32", "fp16" or "int8", the one that runs
+  const std::string& precision() const noexcept;  // "fp32", "bf16", "fp16" or "int8", the one that runs
   std::string device() const;                     // device and library version, for people and reports
   int threads() const noexcept;                   // CPU threads in use
   int requests() const noexcept;                  // parallel inference requests in use
