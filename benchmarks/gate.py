@@ -80,7 +80,13 @@ def examine(bundle: Path, data: Data, options: VerifyOptions, honest: Judged | N
     chosen, paths = evaluation_images(bundle, data.dataset, data.images)
     categories = match_categories(data.dataset, spec["classes"], spec["category_ids"])
     evidence = gather(
-        bundle, spec, paths, backend=BACKEND, threads=options.threads, progress=lambda stage, done, total: None
+        bundle,
+        spec,
+        paths,
+        precision="int8",
+        backend=BACKEND,
+        threads=options.threads,
+        progress=lambda stage, done, total: None,
     )
     matched, figures = {}, {}
     for name, run in evidence.runs.items():
@@ -178,7 +184,7 @@ def row(model: str, fault: str, judged: Judged) -> dict[str, Any]:
         "model": model,
         "fault": fault,
         "fp32": round(accuracy.fp32, 4),
-        "int8": round(accuracy.int8, 4),
+        "int8": round(accuracy.candidate, 4),
         "drop": round(accuracy.drop, 4),
         "drop_se": round(accuracy.drop_se, 4),
         "found_again": round(drift(runs["fp32"].detections, runs["int8"].detections).matched, 4),

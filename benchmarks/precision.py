@@ -103,15 +103,16 @@ def searched(model: Path, options: argparse.Namespace, work: Path) -> dict[str, 
         "candidates": len(journal["candidates"]),
         "float_ap_of_search": answer.float_ap,
     }
-    if answer.precision == "int8":
+    if answer.precision != "fp32":
         report = verify(
             bundle,
             images=options.val,
             annotations=options.val_annotations,
-            options=VerifyOptions(max_drop=options.max_drop, threads=options.threads),
+            options=VerifyOptions(precision=answer.precision, max_drop=options.max_drop, threads=options.threads),
         )
-        kept = ("ap", "ap_drop", "ap_drop_se", "latency_ms", "latency_ratio", "inference_ratio", "device", "verdict")
-        entry["verify"] = {key: report[key] for key in kept if key in report}
+        kept = ("candidate", "ap", "ap_drop", "ap_drop_se", "latency_ms", "latency_ratio", "inference_ratio", "device")
+        entry["verify"] = {key: report[key] for key in (*kept, "verdict")}
+    if answer.precision == "int8":
         spec = load_model_json(bundle)
         first = read_image(find_images(options.val)[0])
         feed = network_feed(network_input(first, spec)[None], spec)
@@ -195,7 +196,7 @@ def by_turns(models: dict[str, onnx.ModelProto], feed: dict[str, Any], threads: 
 def table(rows: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| model | answer | int8 layers | AP float | AP int8 | drop | end to end | network alone | verdict | search |",
+        "| model | answer | int8 layers | AP float | its AP | drop | end to end | network alone | verdict | search |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -203,11 +204,12 @@ def table(rows: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> str:
             lines.append(f"| {row['model']} | {row['precision']}: {row['reason']} | | | | | | | | {cost(row)} |")
             continue
         report = row["verify"]
+        before, after = (report["ap"][precision]["AP"] for precision in ("fp32", report["candidate"]))
         verdict = "passed" if report["verdict"]["passed"] else "refused: " + "; ".join(report["verdict"]["reasons"])
         lines.append(
-            f"| {row['model']} | int8 | {row['candidate']['layers']} | {report['ap']['fp32']['AP']:.4f} "
-            f"| {report['ap']['int8']['AP']:.4f} | {report['ap_drop']:+.4f} | x{report['latency_ratio']:.2f} "
-            f"| x{report['inference_ratio']:.2f} | {verdict} | {cost(row)} |"
+            f"| {row['model']} | {row['precision']} | {row['candidate']['layers']} | {before:.4f} | {after:.4f} "
+            f"| {report['ap_drop']:+.4f} | x{report['latency_ratio']:.2f} | x{report['inference_ratio']:.2f} "
+            f"| {verdict} | {cost(row)} |"
         )
     lines += [
         f"| {entry['model']} | speed only | {entry['layers']} | | | | | x{entry['ratio']:.2f} "

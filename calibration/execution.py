@@ -1,46 +1,64 @@
-"""What the engine really executes: how many of its layers, and how much of its time, are int8."""
+"""What the engine really executes: how many of its layers, and how much of its time, are in a precision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.verdict import Candidate
+
 # Layer types that multiply by weights, in OpenVINO's execution graph.
 WEIGHTED = ("Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution")
 INTEGER = ("_I8", "_i8", "_U8", "_u8")
+# How the names of kernels end, by the precision they compute in.
+_KERNELS: Final[Mapping[Candidate, tuple[str, ...]]] = {
+    "int8": INTEGER,
+    "bf16": ("_BF16", "_bf16"),
+    "fp16": ("_FP16", "_f16"),
+}
+# The type of what is float in the network, as the runtime asks OpenVINO for it.
+_FLOAT_TYPE: Final[Mapping[Candidate, str]] = {"int8": "f32", "bf16": "bf16", "fp16": "f16"}
 # Layer types whose result is ruined by 256 levels: means, variances and exponentials.
 _FLOAT_ONLY = ("MVN", "Softmax", "SoftMax", "LogSoftmax", "NormalizeL2", "RMS", "GroupNormalization")
 
 
 @dataclass(frozen=True)
-class Int8Share:
-    """Layers that multiply by weights, and which of them run on int8 kernels.
+class KernelShare:
+    """Layers that multiply by weights, and which of them run on kernels of a precision.
 
     Attributes:
-        int8: number of them on an int8 kernel.
+        precision: of the kernels.
+        layers: number of them on such a kernel.
         weighted: number of them.
         primitives: count of every (type, kernel, precision) in the graph, as "type kernel precision".
     """
 
-    int8: int
+    precision: Candidate
+    layers: int
     weighted: int
     primitives: dict[str, int]
 
     @property
     def share(self) -> float:
-        """int8 / weighted, 0 for a graph without such layers."""
-        return self.int8 / self.weighted if self.weighted else 0.0
+        """The part of `weighted` that `layers` are, 0 for a graph without such layers."""
+        return self.layers / self.weighted if self.weighted else 0.0
 
-    def to_json(self) -> dict[str, object]:
-        """Plain values for report.json."""
-        return {**asdict(self), "share": round(self.share, 4)}
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for report.json, the number of layers by the name of their precision."""
+        return {
+            self.precision: self.layers,
+            "weighted": self.weighted,
+            "share": round(self.share, 4),
+            "primitives": self.primitives,
+        }
 
 
-def int8_share(nodes: Sequence[Mapping[str, str]]) -> Int8Share:
+def kernel_share(nodes: Sequence[Mapping[str, str]], precision: Candidate) -> KernelShare:
     """Count an execution graph as `edgedet.Detector.execution_graph` returns it.
 
     The kernel's name decides: OpenVINO appends the type it computes in (`brgconv_avx512_I8`, `jit_avx512_FP32`). The
@@ -51,8 +69,9 @@ def int8_share(nodes: Sequence[Mapping[str, str]]) -> Int8Share:
     for node in nodes:
         key = f"{node['type']} {node['primitive']} {node['precision']}"
         primitives[key] = primitives.get(key, 0) + 1
-    count = sum(node["primitive"].endswith(INTEGER) for node in weighted)
-    return Int8Share(count, len(weighted), dict(sorted(primitives.items(), key=lambda item: (-item[1], item[0]))))
+    count = sum(node["primitive"].endswith(_KERNELS[precision]) for node in weighted)
+    kinds = dict(sorted(primitives.items(), key=lambda item: (-item[1], item[0])))
+    return KernelShare(precision, count, len(weighted), kinds)
 
 
 def int8_norms(nodes: Sequence[Mapping[str, str]]) -> list[str]:
@@ -67,12 +86,15 @@ def int8_norms(nodes: Sequence[Mapping[str, str]]) -> list[str]:
     ]
 
 
-def int8_time(model: Path, feed: Mapping[str, npt.NDArray[np.generic]], *, runs: int = 20) -> float:
-    """Share of the network's time that OpenVINO spends in int8 kernels, from its own per-layer counters.
+def kernel_time(
+    model: Path, feed: Mapping[str, npt.NDArray[np.generic]], precision: Candidate, *, runs: int = 20
+) -> float:
+    """Share of the network's time that OpenVINO spends in kernels of a precision, from its own per-layer counters.
 
     Args:
         model: the ONNX file.
         feed: every input of the network, by name, of one image.
+        precision: that it runs in.
         runs: repetitions that are summed.
 
     Returns:
@@ -83,13 +105,14 @@ def int8_time(model: Path, feed: Mapping[str, npt.NDArray[np.generic]], *, runs:
     core = openvino.Core()
     network = core.read_model(str(model))
     network.reshape({name: list(value.shape) for name, value in feed.items()})
-    compiled = core.compile_model(network, "CPU", {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32"})
+    settings = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": _FLOAT_TYPE[precision]}
+    compiled = core.compile_model(network, "CPU", settings)
     request = compiled.create_infer_request()
-    int8 = total = 0.0
+    spent = total = 0.0
     for _ in range(runs):
         request.infer(dict(feed))
         for entry in request.profiling_info:
             elapsed = entry.real_time.total_seconds()
             total += elapsed
-            int8 += elapsed if entry.exec_type.endswith(INTEGER) else 0.0
-    return int8 / total if total else 0.0
+            spent += elapsed if entry.exec_type.endswith(_KERNELS[precision]) else 0.0
+    return spent / total if total else 0.0

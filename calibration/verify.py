@@ -1,4 +1,4 @@
-"""The gate: the INT8 engine against the float engine of the same bundle, on the backend that ships, and a verdict."""
+"""The gate: INT8 or a half type against the float engine of the same bundle, on the backend that ships; a verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from calibration.sampling import read_record, read_sample, sha256
 from edgedet import InvalidInputError
 from edgedet.bundle import add_file, add_json, load_model_json, set_best
 from edgedet.coco_eval import CocoDataset, CocoImage, load_annotations, match_categories
-from edgedet.verdict import Verdict, model_file, read_verdict
+from edgedet.verdict import CANDIDATES, Candidate, Verdict, model_file, read_verdict
 
 __all__ = ["VerifyOptions", "check_report", "evaluation_images", "summary", "verify"]
 
@@ -37,25 +37,30 @@ def verify(
     Writes report.json and report.html, and the best precision into model.json.
 
     Returns:
-        The report as it is written; `["verdict"]["passed"]` says whether INT8 is recorded as best.
+        The report as it is written; `["verdict"]["passed"]` says whether the candidate is recorded as best.
 
     Raises:
-        InvalidInputError: no INT8 model, no evaluation data, or calibration images among the evaluation images.
+        InvalidInputError: no model to judge, no evaluation data, or calibration images among the evaluation images.
     """
     if images is None or annotations is None:
         raise InvalidInputError("expected --images and --annotations of the evaluation set, got none")
     spec = load_model_json(bundle)
-    if model_file(spec, "int8", options.backend) is None:
-        raise InvalidInputError(
-            f"{bundle}: expected an int8 model for {options.backend}, got none; run `quantize` first"
-        )
-    binding = calibration_binding(bundle, spec, options.backend)
+    candidate = choose_candidate(bundle, spec, options)
+    binding = calibration_binding(bundle, spec, options.backend) if candidate == "int8" else None
     dataset = load_annotations(annotations)
     chosen, paths = evaluation_images(bundle, dataset, images, limit=options.limit)
     categories = match_categories(dataset, spec["classes"], spec["category_ids"])
 
-    evidence = gather(bundle, spec, paths, backend=options.backend, threads=options.threads, progress=progress)
-    ours, theirs = evidence.runs["fp32"].detections, evidence.runs["int8"].detections
+    evidence = gather(
+        bundle,
+        spec,
+        paths,
+        precision=candidate,
+        backend=options.backend,
+        threads=options.threads,
+        progress=progress,
+    )
+    ours, theirs = evidence.runs["fp32"].detections, evidence.runs[candidate].detections
     matched = {name: match_run(run.detections, dataset, chosen, categories) for name, run in evidence.runs.items()}
     accuracy = compare({name: subsets for name, (subsets, _) in matched.items()}, dataset.categories)
     found = drift(ours, theirs)
@@ -85,6 +90,29 @@ def verify(
     pictures = [picture(paths[image.position], (ours[image.position], theirs[image.position])) for image in shown]
     _record(bundle, options.backend, report, render_page(report, pictures))
     return report
+
+
+def choose_candidate(bundle: Path, spec: Mapping[str, Any], options: VerifyOptions) -> Candidate:
+    """The precision that is judged: the one that was asked for, or the first that the bundle has.
+
+    Args:
+        bundle: the bundle folder.
+        spec: its model.json.
+        options: its `precision` and `backend`.
+
+    Raises:
+        InvalidInputError: the bundle has no such model for the backend.
+    """
+    wanted = [precision for precision in CANDIDATES if options.precision in ("", precision)]
+    for precision in wanted:
+        if model_file(spec, precision, options.backend) is not None:
+            return precision
+    have = [precision for precision in spec["models"] if model_file(spec, precision, options.backend) is not None]
+    remedy = "`search`" if options.precision in ("bf16", "fp16") else "`quantize` or `search`"
+    raise InvalidInputError(
+        f"{bundle}: expected a model in {' or '.join(wanted)} for {options.backend}, got {', '.join(have)}; "
+        f"run {remedy} first"
+    )
 
 
 def evaluation_images(
@@ -132,9 +160,9 @@ def check_report(bundle: Path, backend: str = "openvino") -> Verdict:
 
 
 def _record(bundle: Path, backend: str, report: Mapping[str, Any], page: str) -> None:
-    """The float model is best while the report is written, so that a crash never leaves INT8 without its proof."""
+    """The float model is best while the report is written, so that a crash never leaves another without proof."""
     set_best(bundle, backend, "fp32")
     add_json(bundle, "report.json", report)
     add_file(bundle, "report.html", page.encode())
     if report["verdict"]["passed"]:
-        set_best(bundle, backend, "int8")
+        set_best(bundle, backend, report["candidate"])

@@ -15,14 +15,15 @@ from onnx import numpy_helper
 from PIL import Image
 
 from calibration.cli import main
-from calibration.execution import int8_share
+from calibration.execution import kernel_share
 from calibration.matching import drift, pairwise_iou
 from calibration.sampling import read_sample
-from calibration.verify import VerifyOptions, check_report, verify
-from edgedet import Detections, Detector, InvalidInputError
-from edgedet.bundle import add_model, load_model_json
+from calibration.verify import VerifyOptions, check_report, summary, verify
+from edgedet import Detections, Detector, InvalidInputError, backends
+from edgedet.bundle import Precision, add_model, load_model_json, name_model
 from edgedet.labels import COCO80
 from edgedet.onnx_import import import_model
+from edgedet.verdict import Candidate
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_a_refusal_leaves_the_float_model_and_its_reasons(world: Path, bundle: P
     assert load_model_json(bundle)["best"] == {"openvino": "fp32"}
     detector = Detector(bundle, backend="openvino")
     assert detector.info.precision == "fp32"
-    assert detector.info.verified.text.startswith("refused: AP falls by")
+    assert detector.info.verified.text.startswith("refused: int8, because AP falls by")
     assert not check_report(bundle).passed
 
 
@@ -121,6 +122,72 @@ def test_int8_that_is_not_faster_is_refused(world: Path, bundle: Path) -> None:
     assert not report["verdict"]["passed"]
     assert "not fast enough" in report["verdict"]["reasons"][0]
     assert load_model_json(bundle)["best"] == {"openvino": "fp32"}
+
+
+def name_half(bundle: Path, half: Precision) -> None:
+    """Make the float model the one of a half type, where this CPU computes in it."""
+    here = next(entry["precisions"] for entry in backends() if entry["name"] == "openvino")
+    if half not in here:
+        pytest.skip(f"this CPU does not compute in {half}")
+    name_model(bundle, half, "openvino", "model.onnx")
+
+
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_the_float_model_in_a_half_type_passes(half: Candidate, world: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(world / "float", tmp_path / "bundle"))
+    name_half(bundle, half)
+    report = verified(world, bundle)
+    assert report["candidate"] == half
+    assert report["verdict"] == {"passed": True, "best": half, "reasons": []}
+    for key in ("models", "ap", "latency_ms"):
+        assert list(report[key]) == ["fp32", half]
+    assert report["models"][half] == report["models"]["fp32"]
+    assert all(half in entry for entry in report["classes"])
+    assert 0 < report["execution"][half] <= report["execution"]["weighted"] == 3
+    assert 0.0 < report["execution"]["time_share"] <= 1.0
+    names = [check["name"] for check in report["checks"]]
+    assert f"layers on {half} kernels" in names
+    assert not {"calibrated for this bundle", "LayerNorm and softmax on int8 kernels"} & set(names)
+    assert [batch["where"] for batch in report["batches"]] == ["engine", "graph"]
+    page = (bundle / "report.html").read_text()
+    assert f"cells: {half.upper()} passed" in page
+    assert "int8" not in page.lower()
+    assert f"PASSED: {half} is recorded as best" in summary(report)
+    assert load_model_json(bundle)["best"] == {"openvino": half}
+    detector = Detector(bundle, backend="openvino", threads=1)
+    assert detector.info.precision == half
+    assert detector.info.verified.text.startswith(f"passed: {half}, AP ")
+
+
+def test_a_half_type_that_is_not_faster_is_refused(world: Path, bundle: Path) -> None:
+    name_half(bundle, "bf16")
+    report = verified(world, bundle, precision="bf16", max_time_ratio=1e-6)
+    assert report["verdict"]["best"] == "fp32"
+    assert "REFUSED: fp32 stays best, not bf16, because it is not fast enough" in summary(report)
+    assert check_report(bundle).text.startswith("refused: bf16, because it is not fast enough")
+
+
+def test_which_precision_is_judged(world: Path, bundle: Path) -> None:
+    name_half(bundle, "bf16")
+    assert verified(world, bundle, limit=6)["candidate"] == "int8"
+    data = ["--images", str(world / "val"), "--annotations", str(world / "val" / "instances.json"), "--threads", "1"]
+    arguments = ["verify", str(bundle), *data, "--max-time-ratio", "1000", "--limit", "6"]
+    assert main([*arguments, "--precision", "bf16"]) == 0
+    assert load_model_json(bundle)["best"] == {"openvino": "bf16"}
+    assert check_report(bundle).passed
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("fp16", "expected a model in fp16 for openvino, got fp32, int8; run `search` first"),
+        ("fp32", "expected a precision among int8, bf16, fp16, got 'fp32'"),
+    ],
+)
+def test_a_precision_that_cannot_be_judged_is_refused(precision: str, message: str, world: Path, bundle: Path) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        verified(world, bundle, precision=precision)
+    assert load_model_json(bundle)["best"] == {}
 
 
 def test_data_on_which_the_float_model_finds_nothing_proves_nothing(world: Path, bundle: Path, tmp_path: Path) -> None:
@@ -170,7 +237,7 @@ def test_calibration_images_cannot_be_evaluated_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["verify", "{float}", "--images", "{val}", "--annotations", "{val}/instances.json"], "run `quantize` first"),
+        (["verify", "{float}", "--images", "{val}", "--annotations", "{val}/instances.json"], "run `quantize` or"),
         (["verify", "{int8}"], "expected --images and --annotations"),
         (["verify", "{int8}", "--report-only"], "expected report.json"),
         (["quantize", "{float}"], "run `sample` first"),
@@ -313,17 +380,21 @@ def test_drift_matches_class_overlap_and_score() -> None:
     assert drift([detections()], [detections()]).matched == 1.0
 
 
-def test_int8_share_goes_by_the_kernel() -> None:
+def test_the_share_of_layers_goes_by_the_kernel() -> None:
     nodes = [
         {"type": "Convolution", "primitive": "brgconv_avx512_I8", "precision": "f32"},
         {"type": "Convolution", "primitive": "brgconv_avx512_f32", "precision": "u8"},
         {"type": "FullyConnected", "primitive": "brgemm_avx512_I8", "precision": "u8"},
         {"type": "Pooling", "primitive": "jit_avx512_I8", "precision": "u8"},
+        {"type": "Convolution", "primitive": "brgconv_avx512_amx_bf16", "precision": "bf16"},
+        {"type": "MatMul", "primitive": "brgemm_avx512_f16", "precision": "f16"},
+        {"type": "MatMul", "primitive": "brgemm_avx512_f16", "precision": "f16"},
     ]
-    found = int8_share(nodes)
-    assert (found.int8, found.weighted) == (2, 3)
-    assert found.share == pytest.approx(2 / 3)
-    assert int8_share([]).share == 0.0
+    found = kernel_share(nodes, "int8")
+    assert (found.layers, found.weighted) == (2, 6)
+    assert found.share == pytest.approx(2 / 6)
+    assert [kernel_share(nodes, half).layers for half in ("bf16", "fp16")] == [1, 2]
+    assert kernel_share([], "int8").share == 0.0
 
 
 # Real models

@@ -131,7 +131,7 @@ def evidence(ratio: float = 0.5, *, norms: list[str] | None = None, found: list[
         "int8": 2, "weighted": 3, "share": 0.667, "time_share": 0.5, "norms": norms or [],
         "primitives": {"Convolution brgconv_avx512_I8 u8": 2},
     }  # fmt: skip
-    return Evidence(runs, True, (), execution, "a processor", 1)
+    return Evidence("int8", runs, True, (), execution, "a processor", 1)
 
 
 def reasons(accuracy: Accuracy, seen: Evidence | None = None, **options: Any) -> list[str]:
@@ -192,6 +192,15 @@ def test_expected_ap() -> None:
     assert reason.startswith("the float engine itself is wrong: AP 0.3000 ± 0.0100 where 0.3250 is expected")
     with pytest.raises(InvalidInputError, match="expect_ap in"):
         VerifyOptions(expect_ap=34.1)
+
+
+def test_a_half_type_without_a_layer_in_it_is_refused() -> None:
+    runs = {name: EngineRun([], [time], [time]) for name, time in (("fp32", 10.0), ("bf16", 5.0))}
+    execution = {"bf16": 0, "weighted": 3, "share": 0.0, "time_share": 0.0, "primitives": {}}
+    seen = Evidence("bf16", runs, True, (), execution, "a processor", 1)
+    assert reasons(ap(0.0, 0.0), seen) == ["the engine runs no layer in bf16"]
+    execution["bf16"] = 1
+    assert reasons(ap(0.0, 0.0), seen) == []
 
 
 def test_norms_in_int8_are_named() -> None:

@@ -11,7 +11,16 @@ import pytest
 import tiny_onnx
 
 from edgedet import Detector
-from edgedet.bundle import InputSpec, LogitsBoxes, add_file, add_json, add_model, load_model_json, write_bundle
+from edgedet.bundle import (
+    InputSpec,
+    LogitsBoxes,
+    add_file,
+    add_json,
+    add_model,
+    load_model_json,
+    name_model,
+    write_bundle,
+)
 from edgedet.cli import main
 from edgedet.verdict import FORMAT, VERSION, Verdict, read_verdict, spec_digests
 
@@ -28,19 +37,20 @@ def bundle(tmp_path: Path) -> Path:
     return made
 
 
-def report(bundle: Path, **changes: Any) -> dict[str, Any]:
+def report(bundle: Path, candidate: str = "int8", **changes: Any) -> dict[str, Any]:
     """A report that fits the bundle as it is now."""
     spec = load_model_json(bundle)
-    files = {precision: next(iter(spec["models"][precision].values())) for precision in ("fp32", "int8")}
+    files = {precision: next(iter(spec["models"][precision].values())) for precision in ("fp32", candidate)}
     return {
         "format": FORMAT,
         "version": VERSION,
         "backend": "openvino",
+        "candidate": candidate,
         "device": "a processor, OpenVINO 1",
         "models": {key: {"file": file, "sha256": spec["files"][file]["sha256"]} for key, file in files.items()},
         "spec_sha256": spec_digests(spec),
         "evaluation": {"images": 328},
-        "ap": {"fp32": {"AP": 0.341}, "int8": {"AP": 0.338}},
+        "ap": {"fp32": {"AP": 0.341}, candidate: {"AP": 0.338}},
         "latency_ratio": 0.71,
         "verdict": {"passed": True, "reasons": []},
         **changes,
@@ -48,7 +58,7 @@ def report(bundle: Path, **changes: Any) -> dict[str, Any]:
 
 
 def verdict(bundle: Path, device: str = "") -> Verdict:
-    return read_verdict(bundle, load_model_json(bundle), "openvino", device)
+    return read_verdict(bundle, load_model_json(bundle), "openvino", device=device)
 
 
 def test_no_report_verifies_nothing(bundle: Path) -> None:
@@ -59,15 +69,22 @@ def test_a_pass_says_what_was_found_and_where(bundle: Path) -> None:
     add_json(bundle, "report.json", report(bundle))
     found = verdict(bundle, "a processor, OpenVINO 1")
     assert found.passed
-    assert str(found) == "passed: AP 0.341 -> 0.338 on 328 images, time x0.71 on a processor, OpenVINO 1"
+    assert str(found) == "passed: int8, AP 0.341 -> 0.338 on 328 images, time x0.71 on a processor, OpenVINO 1"
     elsewhere = verdict(bundle, "another, OpenVINO 2")
     assert elsewhere.passed
     assert "which is not this device (another, OpenVINO 2)" in elsewhere.text
 
 
+def test_a_report_about_one_precision_says_nothing_of_another(bundle: Path) -> None:
+    add_json(bundle, "report.json", report(bundle))
+    spec = load_model_json(bundle)
+    states = {name: read_verdict(bundle, spec, "openvino", precision=name).state for name in ("int8", "fp32", "bf16")}
+    assert states == {"int8": "passed", "fp32": "passed", "bf16": "unverified"}
+
+
 def test_a_refusal_gives_its_reasons(bundle: Path) -> None:
     add_json(bundle, "report.json", report(bundle, verdict={"passed": False, "reasons": ["AP falls", "it is slow"]}))
-    assert verdict(bundle) == Verdict("refused", "refused: AP falls; it is slow")
+    assert verdict(bundle) == Verdict("refused", "refused: int8, because AP falls; it is slow")
 
 
 def change_json(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -112,13 +129,36 @@ def test_another_model_makes_it_stale(precision: Any, bundle: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "null", "{}", '{"format": 1}', "[" * 100_000, '{"format": "edgedet.report", "version": 2}'],
+    ["", "[]", "null", "{}", '{"format": 1}', "[" * 100_000, '{"format": "edgedet.report", "version": 3}'],
 )
 def test_a_report_that_cannot_be_read_verifies_nothing(content: str, bundle: Path) -> None:
     add_json(bundle, "report.json", {})
     add_file(bundle, "report.json", content.encode())
     assert verdict(bundle).state == "unverified"
     assert Detector(bundle, precision="int8", threads=1).info.verified.state == "unverified"
+
+
+def test_a_half_type_is_judged_under_its_name(bundle: Path) -> None:
+    name_model(bundle, "bf16", "openvino", "model.onnx")
+    add_json(bundle, "report.json", report(bundle, "bf16"))
+    assert verdict(bundle).text.startswith("passed: bf16, AP 0.341 -> 0.338 on 328 images")
+    change_json(bundle, lambda v: v["models"].pop("bf16"))
+    assert verdict(bundle).text.startswith("stale: the bf16 model is not the one that was verified")
+
+
+@pytest.mark.parametrize("candidate", [None, True, 8, "", "fp32", "int4", "\x1b[2J", ["int8"], {"int8": "int8"}])
+def test_a_candidate_that_is_none_verifies_nothing(candidate: object, bundle: Path) -> None:
+    content = report(bundle)
+    add_json(bundle, "report.json", {**content, "candidate": candidate})
+    assert verdict(bundle).state == "unverified"
+    del content["candidate"]
+    add_json(bundle, "report.json", content)
+    assert verdict(bundle).state == "unverified"
+
+
+def test_figures_out_of_range_verify_nothing(bundle: Path) -> None:
+    add_json(bundle, "report.json", report(bundle, latency_ratio=10**400))
+    assert verdict(bundle).state == "unverified"
 
 
 @pytest.mark.parametrize("key", ["models", "spec_sha256", "verdict", "ap", "evaluation", "backend"])
@@ -150,4 +190,4 @@ def test_the_detector_shows_it(bundle: Path, capsys: pytest.CaptureFixture[str])
     assert "not this device" not in detector.info.verified.text
     assert repr(detector).endswith("openvino int8, passed)")
     assert main(["info", str(bundle)]) == 0
-    assert "verified   passed: AP 0.341 -> 0.338 on 328 images" in capsys.readouterr().out
+    assert "verified   passed: int8, AP 0.341 -> 0.338 on 328 images" in capsys.readouterr().out

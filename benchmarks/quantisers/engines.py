@@ -15,7 +15,7 @@ import onnxruntime
 import openvino
 
 from benchmarks.quantisers.contenders import Engine
-from calibration.execution import int8_share
+from calibration.execution import kernel_share
 from calibration.inputs import network_feed
 
 Outputs = dict[str, npt.NDArray[Any]]
@@ -73,8 +73,8 @@ def _load_openvino(model: Path, spec: Mapping[str, Any], threads: int) -> Loaded
         return {name: np.array(request.get_tensor(name).data) for name in names}
 
     nodes = [_facts(operation) for operation in compiled.get_runtime_model().get_ordered_ops()]
-    share = int8_share(nodes)
-    return Loaded(run, request.infer, share.int8, share.weighted)
+    share = kernel_share(nodes, "int8")
+    return Loaded(run, request.infer, share.layers, share.weighted)
 
 
 def _load_onnxruntime(model: Path, spec: Mapping[str, Any], threads: int) -> Loaded:

@@ -25,28 +25,32 @@ class ClassDrop:
         name: of the category in the annotations.
         objects: number of them in the images.
         fp32: AP of the float engine.
-        int8: AP of the INT8 engine.
+        candidate: AP of the other engine.
         drop_se: standard error of the difference; None where a group of images holds all objects of the class.
     """
 
     name: str
     objects: int
     fp32: float
-    int8: float
+    candidate: float
     drop_se: float | None
 
     @property
     def drop(self) -> float:
         """How much AP is lost."""
-        return self.fp32 - self.int8
+        return self.fp32 - self.candidate
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for report.json."""
+    def to_json(self, precision: str) -> dict[str, Any]:
+        """Plain values for report.json.
+
+        Args:
+            precision: name of the candidate.
+        """
         return {
             "name": self.name,
             "objects": self.objects,
             "fp32": round(self.fp32, 5),
-            "int8": round(self.int8, 5),
+            precision: round(self.candidate, 5),
             "drop": round(self.drop, 5),
             "drop_se": None if self.drop_se is None else round(self.drop_se, 5),
         }
@@ -58,14 +62,14 @@ class Accuracy:
 
     Attributes:
         fp32: AP of the float engine.
-        int8: AP of the INT8 engine.
+        candidate: AP of the other engine.
         fp32_se: standard error of `fp32`: what another draw of as many images would change.
-        drop_se: standard error of `fp32 - int8`, which is smaller: both engines see the same images.
+        drop_se: standard error of `fp32 - candidate`, which is smaller: both engines see the same images.
         classes: of the classes that have objects, the largest drop first.
     """
 
     fp32: float
-    int8: float
+    candidate: float
     fp32_se: float
     drop_se: float
     classes: tuple[ClassDrop, ...]
@@ -73,7 +77,7 @@ class Accuracy:
     @property
     def drop(self) -> float:
         """How much AP is lost."""
-        return self.fp32 - self.int8
+        return self.fp32 - self.candidate
 
 
 def match_run(
@@ -103,18 +107,19 @@ def match_run(
 def compare(
     engines: Mapping[str, SubsetAP], names: Mapping[int, str], keep: npt.NDArray[np.bool_] | None = None
 ) -> Accuracy:
-    """AP of the engines "fp32" and "int8" with standard errors by a delete-group jackknife over images.
+    """AP of the engine "fp32" and of the other one with standard errors by a delete-group jackknife over images.
 
     The images are cut into `GROUPS` runs of neighbours, because neighbours are often frames of one scene. Each group is
     left out in turn, for both engines alike. With d_g the figure without group g and G groups, the variance of the
     figure is (G - 1) / G * sum over g of (d_g - mean d)^2.
 
     Args:
-        engines: from `match_run`, of the same images.
+        engines: "fp32" and the candidate's precision, from `match_run`, of the same images.
         names: category names by id.
         keep: (N,) which images count; all if not given.
     """
-    float_ap, int8_ap = engines["fp32"], engines["int8"]
+    float_ap = engines["fp32"]
+    (candidate_ap,) = (found for name, found in engines.items() if name != "fp32")
     if keep is None:
         keep = np.ones(len(float_ap.image_ids), bool)
     groups = [group for group in np.array_split(np.flatnonzero(keep), GROUPS) if len(group)]
@@ -122,8 +127,8 @@ def compare(
     for group in groups:
         mask = keep.copy()
         mask[group] = False
-        left_out.append((float_ap.per_category(mask), int8_ap.per_category(mask)))
-    reference, candidate = float_ap.per_category(keep), int8_ap.per_category(keep)
+        left_out.append((float_ap.per_category(mask), candidate_ap.per_category(mask)))
+    reference, candidate = float_ap.per_category(keep), candidate_ap.per_category(keep)
     per_class = np.array([first - second for first, second in left_out])
     errors = [_standard_error(per_class[:, at]) for at in range(len(reference))]
     objects = float_ap.count(keep)
@@ -140,7 +145,7 @@ def compare(
     ]
     return Accuracy(
         fp32=_mean(reference),
-        int8=_mean(candidate),
+        candidate=_mean(candidate),
         fp32_se=_standard_error(np.array([_mean(first) for first, _ in left_out])),
         drop_se=_standard_error(np.array([_mean(first) - _mean(second) for first, second in left_out])),
         classes=tuple(sorted(classes, key=lambda entry: (-entry.drop, entry.name))),

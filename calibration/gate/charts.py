@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 _WIDTH: Final = 460
@@ -38,15 +38,16 @@ def drop_chart(report: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def latency_chart(histogram: Mapping[str, Sequence[float]]) -> str:
+def latency_chart(report: Mapping[str, Any]) -> str:
     """Frames per bin of milliseconds, both engines over each other."""
-    edges = histogram["edges_ms"]
-    tallest = max(1.0, *histogram["fp32"], *histogram["int8"])
+    histogram = report["latency_histogram"]
+    edges, counts = histogram["edges_ms"], {"float": histogram["fp32"], "candidate": histogram[report["candidate"]]}
+    tallest = max(1.0, *counts["float"], *counts["candidate"])
     top, bottom = 10, 140
     step = (_WIDTH - _LEFT - _RIGHT) / (len(edges) - 1)
     parts = [f'<svg viewBox="0 0 {_WIDTH} 164" role="img" aria-label="frames by milliseconds">']
-    for engine in ("fp32", "int8"):
-        for place, count in enumerate(histogram[engine]):
+    for engine, frames in counts.items():
+        for place, count in enumerate(frames):
             if count:
                 height = (bottom - top) * count / tallest
                 parts.append(

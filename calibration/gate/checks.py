@@ -1,4 +1,4 @@
-"""The rule: what must hold for INT8 to pass, each check with what was found and what was asked.
+"""The rule: what must hold for a candidate to pass, each check with what was found and what was asked.
 
 AP on a few hundred images is uncertain, and a verdict that hangs on the third digit would be a lottery. So the loss may
 exceed `max_drop` by its own standard error, and by no more than `max_drop` however uncertain it is:
@@ -8,7 +8,7 @@ exceed `max_drop` by its own standard error, and by no more than `max_drop` howe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from calibration.gate.accuracy import Accuracy, ClassDrop
 from calibration.gate.binding import Binding
-from calibration.gate.evidence import EngineRun, Evidence
+from calibration.gate.evidence import Evidence
 from calibration.gate.options import VerifyOptions
 from calibration.matching import Confusion, Drift
 
@@ -36,7 +36,7 @@ class Check:
         name: what.
         found: the figure.
         asked: the limit.
-        reason: why INT8 is refused, empty where the check is passed.
+        reason: why the candidate is refused, empty where the check is passed.
     """
 
     name: str
@@ -59,9 +59,10 @@ def allowed_drop(max_drop: float, drop_se: float) -> float:
     return max_drop + min(drop_se, max_drop)
 
 
-def time_ratio(runs: Mapping[str, EngineRun], field: str) -> float:
-    """INT8 against float, medians over the images; `field` is "total_ms" or "inference_ms"."""
-    return float(np.median(getattr(runs["int8"], field)) / np.median(getattr(runs["fp32"], field)))
+def time_ratio(evidence: Evidence, field: str) -> float:
+    """Candidate against float, medians over the images; `field` is "total_ms" or "inference_ms"."""
+    candidate, reference = evidence.runs[evidence.precision], evidence.runs["fp32"]
+    return float(np.median(getattr(candidate, field)) / np.median(getattr(reference, field)))
 
 
 def judge(
@@ -71,7 +72,7 @@ def judge(
     confused: Sequence[Confusion],
     classes: Sequence[str],
     evidence: Evidence,
-    binding: Binding,
+    binding: Binding | None,
     options: VerifyOptions,
 ) -> list[Check]:
     """Hold everything against its limit.
@@ -82,23 +83,18 @@ def judge(
         confused: classes that come out as others.
         classes: class names by label.
         evidence: what both engines did.
-        binding: whether the INT8 model belongs to the bundle.
+        binding: whether the INT8 model belongs to the bundle; None for a candidate that was not calibrated.
         options: the limits.
     """
     checks = [
-        Check(
-            "calibrated for this bundle",
-            "no" if binding.reason else "unknown" if binding.note else "yes",
-            "yes",
-            binding.reason,
-        ),
+        *([] if binding is None else [_calibrated(binding)]),
         *_float_ap(accuracy, options),
         _drop(accuracy, options),
         _lost_classes(accuracy.classes),
         _labels(confused, classes),
         _matched(found, options),
-        _int8_layers(evidence.execution),
-        _norms(evidence.execution["norms"]),
+        _layers(evidence),
+        *([_norms(evidence.execution["norms"])] if evidence.precision == "int8" else []),
         _latency(evidence, options),
         Check(
             "same image, same detections",
@@ -116,6 +112,11 @@ def judge(
         )
         checks.append(Check(f"{sizes or 'several'} images at a time, {where}", figure, "as one by one", batch.reason))
     return checks
+
+
+def _calibrated(binding: Binding) -> Check:
+    found = "no" if binding.reason else "unknown" if binding.note else "yes"
+    return Check("calibrated for this bundle", found, "yes", binding.reason)
 
 
 def _float_ap(accuracy: Accuracy, options: VerifyOptions) -> list[Check]:
@@ -154,7 +155,7 @@ def _lost_classes(classes: Sequence[ClassDrop]) -> Check:
         and entry.drop > max(_CLASS_DROP, _CLASS_SHARE * entry.fp32)
         and (entry.drop_se is None or entry.drop > _CLASS_ERRORS * entry.drop_se)
     ]
-    named = [f"'{entry.name}' falls from AP {entry.fp32:.3f} to {entry.int8:.3f}" for entry in lost[:_LISTED]]
+    named = [f"'{entry.name}' falls from AP {entry.fp32:.3f} to {entry.candidate:.3f}" for entry in lost[:_LISTED]]
     return Check(
         "classes that are lost",
         str(len(lost)),
@@ -180,10 +181,12 @@ def _matched(found: Drift, options: VerifyOptions) -> Check:
     return Check(name, figure, asked, reason if found.matched < options.min_matched else "")
 
 
-def _int8_layers(execution: Mapping[str, Any]) -> Check:
-    figure = f"{execution['int8']} of {execution['weighted']}, {execution['time_share']:.0%} of the network's time"
-    reason = "" if execution["int8"] else "the engine runs no layer in int8"
-    return Check("layers on int8 kernels", figure, "at least one", reason)
+def _layers(evidence: Evidence) -> Check:
+    precision, execution = evidence.precision, evidence.execution
+    count = execution[precision]
+    figure = f"{count} of {execution['weighted']}, {execution['time_share']:.0%} of the network's time"
+    reason = "" if count else f"the engine runs no layer in {precision}"
+    return Check(f"layers on {precision} kernels", figure, "at least one", reason)
 
 
 def _norms(norms: Sequence[str]) -> Check:
@@ -193,7 +196,7 @@ def _norms(norms: Sequence[str]) -> Check:
 
 
 def _latency(evidence: Evidence, options: VerifyOptions) -> Check:
-    ratio = time_ratio(evidence.runs, "total_ms")
+    ratio = time_ratio(evidence, "total_ms")
     reason = ""
     if ratio >= options.max_time_ratio:
         reason = (

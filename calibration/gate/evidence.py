@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from calibration.execution import int8_norms, int8_share, int8_time
+from calibration.execution import int8_norms, kernel_share, kernel_time
 from calibration.gate.batches import SIZES, BatchCheck, engine_batches, graph_batches
 from calibration.inputs import network_feed, network_input
 from calibration.matching import CONFIDENT
 from edgedet import Detections, Detector, read_image
-from edgedet.verdict import model_file
+from edgedet.verdict import Candidate, model_file
 
 _WARM_UP: Final = 3
 _REPEATED: Final = 8
@@ -52,14 +52,16 @@ class Evidence:
     """Everything the verdict is drawn from, apart from the labels.
 
     Attributes:
-        runs: per precision, "fp32" and "int8".
-        deterministic: the INT8 engine gave the same detections, to the bit, for the same images again.
-        batches: INT8, on the engine and in the ONNX file.
-        execution: what the INT8 engine executes, as in report.json.
-        device: of the INT8 engine.
-        threads: of the INT8 engine.
+        precision: of the candidate.
+        runs: of "fp32" and of the candidate's precision.
+        deterministic: the candidate gave the same detections, to the bit, for the same images again.
+        batches: of the candidate, on the engine and in the ONNX file.
+        execution: what the candidate's engine executes, as in report.json.
+        device: of the candidate's engine.
+        threads: of the candidate's engine.
     """
 
+    precision: Candidate
     runs: dict[str, EngineRun]
     deterministic: bool
     batches: tuple[BatchCheck, ...]
@@ -69,9 +71,16 @@ class Evidence:
 
 
 def gather(
-    bundle: Path, spec: Mapping[str, Any], paths: Sequence[Path], *, backend: str, threads: int, progress: Progress
+    bundle: Path,
+    spec: Mapping[str, Any],
+    paths: Sequence[Path],
+    *,
+    precision: Candidate,
+    backend: str,
+    threads: int,
+    progress: Progress,
 ) -> Evidence:
-    """Run the float and the INT8 model of a bundle.
+    """Run the float model of a bundle and a candidate.
 
     The images are taken in turn by both engines, so that a change in the machine's speed meets both.
 
@@ -79,13 +88,14 @@ def gather(
         bundle: the bundle folder.
         spec: its model.json.
         paths: evaluation images, at least one.
+        precision: of the candidate.
         backend: where both run.
         threads: CPU threads, 0 for the backend's choice.
         progress: told (stage, done, total).
     """
     reference = Detector(bundle, backend=backend, precision="fp32", threads=threads)
-    candidate = Detector(bundle, backend=backend, precision="int8", threads=threads)
-    engines = [("fp32", reference), ("int8", candidate)]
+    candidate = Detector(bundle, backend=backend, precision=precision, threads=threads)
+    engines = [("fp32", reference), (precision, candidate)]
     runs = {name: EngineRun() for name, _ in engines}
     first = read_image(paths[0])
     for _, engine in engines * _WARM_UP:
@@ -97,18 +107,20 @@ def gather(
         progress("both engines", number + 1, len(paths))
 
     repeated = [candidate(read_image(path)) for path in paths[:_REPEATED]]
-    model = bundle / str(model_file(spec, "int8", backend))
+    model = bundle / str(model_file(spec, precision, backend))
     busy = [read_image(paths[at]) for at in _busiest(runs["fp32"].detections, max(SIZES))]
     batches = (engine_batches(candidate, busy), graph_batches(model, busy, spec))
     graph = candidate.execution_graph()
+    feed = network_feed(network_input(first, spec)[None], spec)
     execution = {
-        **int8_share(graph).to_json(),
-        "norms": int8_norms(graph),
-        "time_share": round(int8_time(model, network_feed(network_input(first, spec)[None], spec)), 4),
+        **kernel_share(graph, precision).to_json(),
+        **({"norms": int8_norms(graph)} if precision == "int8" else {}),
+        "time_share": round(kernel_time(model, feed, precision), 4),
     }
     return Evidence(
+        precision=precision,
         runs=runs,
-        deterministic=_same(runs["int8"].detections[:_REPEATED], repeated),
+        deterministic=_same(runs[precision].detections[:_REPEATED], repeated),
         batches=batches,
         execution=execution,
         device=candidate.info.device,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from calibration.render import BackendName
 from edgedet import InvalidInputError
+from edgedet.verdict import CANDIDATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +15,18 @@ class VerifyOptions:
 
     Attributes:
         backend: where both models run.
+        precision: which is judged; empty for the first of int8, bf16 and fp16 that the bundle has for the backend.
         max_drop: accepted loss of AP against the float model, in [0, 1]; see `calibration.gate.checks`.
         expect_ap: AP that the float model is known to have, in [0, 1]; None where it is not known.
-        min_matched: smallest accepted share of confident float detections that INT8 finds too, in [0, 1].
-        max_time_ratio: INT8 must need less than this share of the float time, end to end.
+        min_matched: smallest accepted share of confident float detections that the candidate finds too, in [0, 1].
+        max_time_ratio: the candidate must need less than this share of the float time, end to end.
         limit: first images of the annotation file only, 0 for all.
         threads: CPU threads for both, 0 for the backend's choice.
         pictures: put the worst images into report.html.
     """
 
     backend: BackendName = "openvino"
+    precision: str = ""
     max_drop: float = 0.01
     expect_ap: float | None = None
     min_matched: float = 0.9
@@ -33,7 +36,9 @@ class VerifyOptions:
     pictures: bool = True
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check names and ranges."""
+        if self.precision not in ("", *CANDIDATES):
+            raise InvalidInputError(f"expected a precision among {', '.join(CANDIDATES)}, got {self.precision!r}")
         if not (0.0 <= self.max_drop <= 1.0 and 0.0 <= self.min_matched <= 1.0):
             raise InvalidInputError(f"expected max_drop and min_matched in [0, 1], got {self}")
         if self.expect_ap is not None and not 0.0 <= self.expect_ap <= 1.0:

@@ -23,18 +23,18 @@ def render_page(report: Mapping[str, Any], pictures: Sequence[Sequence[bytes]]) 
 
     Args:
         report: as `build_report` gives it.
-        pictures: per image of `report["worst"]` the JPEG of the float and of the INT8 engine; empty for a page without
-            pictures.
+        pictures: per image of `report["worst"]` the JPEG of the float engine and of the candidate; empty for a page
+            without pictures.
     """
     passed = report["verdict"]["passed"]
-    title = f"{report['name']}: INT8 {'passed' if passed else 'refused'}"
+    title = f"{report['name']}: {report['candidate'].upper()} {'passed' if passed else 'refused'}"
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     sections = [
         _section("What was checked", _checks(report["checks"])),
         _section("Accuracy", _accuracy(report)),
-        _section("Classes", _classes(report["classes"])),
+        _section("Classes", _classes(report)),
         _section("Time", _time(report)),
-        _section("Images that changed most", _worst(report["worst"], pictures)),
+        _section("Images that changed most", _worst(report, pictures)),
         _section("What the engine runs", _kernels(report["execution"])),
         _section("About this report", _facts(report)),
     ]
@@ -80,14 +80,14 @@ def _head(report: Mapping[str, Any], title: str) -> str:
 
 
 def _tiles(report: Mapping[str, Any]) -> str:
-    ap, moved, execution = report["ap"], report["drift"], report["execution"]
+    ap, moved, execution, candidate = report["ap"], report["drift"], report["execution"], report["candidate"]
     tiles = [
-        (f"{ap['fp32']['AP']:.3f} → {ap['int8']['AP']:.3f}", "AP, float → INT8"),
+        (f"{ap['fp32']['AP']:.3f} → {ap[candidate]['AP']:.3f}", f"AP, float → {candidate.upper()}"),
         (f"{_signed(-report['ap_drop'], 4)}", f"change of AP, ± {report['ap_drop_se']:.4f}"),
         (f"\N{MULTIPLICATION SIGN}{report['latency_ratio']:.2f}", "of the float time, frame to detections"),
         (f"{moved['matched']:.1%}", "of confident detections found again"),
         (f"{moved['box_mean_px']:.1f} px", "boxes moved, mean"),
-        (f"{execution['int8']} of {execution['weighted']}", "layers on int8 kernels"),
+        (f"{execution[candidate]} of {execution['weighted']}", f"layers on {candidate} kernels"),
     ]
     cells = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in tiles
@@ -107,28 +107,29 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _accuracy(report: Mapping[str, Any]) -> str:
-    ap = report["ap"]
+    ap, candidate = report["ap"], report["candidate"]
     rows = []
     for name, before in ap["fp32"].items():
-        after = ap["int8"][name]
+        after = ap[candidate][name]
         if before >= 0.0:  # -1: there is no object of that size
             rows.append((name.replace("_", " "), f"{before:.4f}", f"{after:.4f}", _signed(after - before, 4)))
-    moved = report["drift"]
+    moved, title = report["drift"], candidate.upper()
     text = (
         f"Of {moved['detections']:.0f} float detections with a score of {moved['score']:g} and up, "
-        f"{moved['matched']:.1%} are found again by INT8. Boxes moved by {moved['box_mean_px']:.2f} px on average, "
+        f"{moved['matched']:.1%} are found again by {title}. Boxes moved by {moved['box_mean_px']:.2f} px on average, "
         f"the 95th percentile is {moved['box_p95_px']:.2f} px; their scores moved by {moved['score_mean']:.3f} and "
         f"{moved['score_p95']:.3f}."
     )
     return (
-        f'<div class="pair">{_table(("", "float", "INT8", "change"), rows)}'
+        f'<div class="pair">{_table(("", "float", title, "change"), rows)}'
         f'<div class="panel">{drop_chart(report)}<p class="hint">The loss of AP with its standard error. It may reach '
         "the dashed line: the accepted loss and one standard error, at most twice the accepted loss.</p></div></div>"
         f'<p class="hint">{escape(text)}</p>'
     )
 
 
-def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
+def _classes(report: Mapping[str, Any]) -> str:
+    classes, candidate = report["classes"], report["candidate"]
     largest = max((abs(entry["drop"]) for entry in classes), default=0.0) or 1.0
     rows = []
     for entry in classes:
@@ -137,10 +138,10 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
         bar = f'<span class="bar {kind}" style="width:{100 * abs(entry["drop"]) / largest:.1f}%"></span>'
         rows.append(
             f"<tr><td>{escape(entry['name'])}</td><td>{entry['objects']}</td><td>{entry['fp32']:.3f}</td>"
-            f"<td>{entry['int8']:.3f}</td><td>{_signed(-entry['drop'], 3)}{error}</td>"
+            f"<td>{entry[candidate]:.3f}</td><td>{_signed(-entry['drop'], 3)}{error}</td>"
             f'<td class="bars">{bar}</td></tr>'
         )
-    names = ("class", "objects", "float", "INT8", "change of AP", "")
+    names = ("class", "objects", "float", candidate.upper(), "change of AP", "")
     head = f"<thead><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr></thead>"
     shown = f"<table>{head}<tbody>{''.join(rows[:_CLASSES])}</tbody></table>"
     if rest := rows[_CLASSES:]:
@@ -153,25 +154,27 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _time(report: Mapping[str, Any]) -> str:
-    latency = report["latency_ms"]
+    latency, candidate = report["latency_ms"], report["candidate"]
     names = [("p50", "median"), ("p90", "p90"), ("p99", "p99"), ("mean", "mean"), ("inference_p50", "network, median")]
     rows = [
-        (text, *(f"{latency[engine][key]:.2f}" for engine in ("fp32", "int8")), _ratio(latency, key))
+        (text, *(f"{latency[engine][key]:.2f}" for engine in ("fp32", candidate)), _ratio(latency, candidate, key))
         for key, text in names
     ]
-    legend = '<p class="legend"><i class="fp32"></i>float<i class="int8"></i>INT8</p>'
+    legend = f'<p class="legend"><i class="float"></i>float<i class="candidate"></i>{candidate.upper()}</p>'
     return (
-        f'<div class="pair">{_table(("milliseconds", "float", "INT8", "ratio"), rows)}'
-        f'<div class="panel">{latency_chart(report["latency_histogram"])}{legend}</div></div>'
+        f'<div class="pair">{_table(("milliseconds", "float", candidate.upper(), "ratio"), rows)}'
+        f'<div class="panel">{latency_chart(report)}{legend}</div></div>'
         '<p class="hint">From frame in memory to detections; the engines take turns on every image.</p>'
     )
 
 
-def _ratio(latency: Mapping[str, Mapping[str, float]], key: str) -> str:
-    return f"\N{MULTIPLICATION SIGN}{latency['int8'][key] / latency['fp32'][key]:.2f}" if latency["fp32"][key] else ""
+def _ratio(latency: Mapping[str, Mapping[str, float]], candidate: str, key: str) -> str:
+    before, after = latency["fp32"][key], latency[candidate][key]
+    return f"\N{MULTIPLICATION SIGN}{after / before:.2f}" if before else ""
 
 
-def _worst(worst: Sequence[Mapping[str, Any]], pictures: Sequence[Sequence[bytes]]) -> str:
+def _worst(report: Mapping[str, Any], pictures: Sequence[Sequence[bytes]]) -> str:
+    worst = report["worst"]
     if not worst:
         return '<p class="hint">No confident detection changed.</p>'
     parts = []
@@ -185,7 +188,7 @@ def _worst(worst: Sequence[Mapping[str, Any]], pictures: Sequence[Sequence[bytes
             shown = "".join(
                 f'<figure><img alt="{name}" src="data:image/jpeg;base64,{b64encode(jpeg).decode()}">'
                 f"<figcaption>{name}</figcaption></figure>"
-                for name, jpeg in zip(("float", "INT8"), pictures[at], strict=True)
+                for name, jpeg in zip(("float", report["candidate"].upper()), pictures[at], strict=True)
             )
             shown = f'<div class="sides">{shown}</div>'
         parts.append(f'<div class="panel worst"><p><b>{escape(image["file"])}</b>: {text}</p>{shown}</div>')

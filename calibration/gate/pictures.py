@@ -1,4 +1,4 @@
-"""The images whose detections changed most, float and INT8 side by side."""
+"""The images whose detections changed most, float and candidate side by side."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _QUALITY = 82
 
 @dataclass(frozen=True)
 class WorstImage:
-    """An image and what INT8 changed in it, counted among confident detections.
+    """An image and what the candidate changed in it, counted among confident detections.
 
     Attributes:
         position: among the evaluation images.
         file: its name.
         detections: of the float engine.
         lost: of them, not found again.
-        added: found by INT8 only.
+        added: found by the candidate only.
         moved_px: mean distance of those found again, pixels.
     """
 

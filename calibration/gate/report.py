@@ -32,7 +32,7 @@ def build_report(
     accuracy: Accuracy,
     found: Drift,
     evidence: Evidence,
-    binding: Binding,
+    binding: Binding | None,
     worst: Sequence[WorstImage],
     checks: Sequence[Check],
     options: VerifyOptions,
@@ -46,12 +46,13 @@ def build_report(
         accuracy: AP with standard errors.
         found: confident detections found again.
         evidence: what both engines did.
-        binding: whether the INT8 model belongs to the bundle.
+        binding: whether the INT8 model belongs to the bundle; None for a candidate that was not calibrated.
         worst: images that changed most.
         checks: the rule, applied.
         options: its limits.
     """
-    files = {precision: str(model_file(spec, precision, options.backend)) for precision in ("fp32", "int8")}
+    candidate = evidence.precision
+    files = {precision: str(model_file(spec, precision, options.backend)) for precision in ("fp32", candidate)}
     reasons = [check.reason for check in checks if not check.passed]
     return {
         "format": FORMAT,
@@ -59,6 +60,7 @@ def build_report(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "name": spec["name"],
         "backend": options.backend,
+        "candidate": candidate,
         "device": evidence.device,
         "machine": platform.machine(),
         "threads": evidence.threads,
@@ -79,11 +81,11 @@ def build_report(
         "ap_drop": round(accuracy.drop, 5),
         "ap_drop_se": round(accuracy.drop_se, 5),
         "ap_drop_allowed": round(allowed_drop(options.max_drop, accuracy.drop_se), 5),
-        "classes": [entry.to_json() for entry in accuracy.classes],
+        "classes": [entry.to_json(candidate) for entry in accuracy.classes],
         "drift": found.to_json(),
         "latency_ms": {name: _latency(run) for name, run in evidence.runs.items()},
-        "latency_ratio": round(time_ratio(evidence.runs, "total_ms"), 4),
-        "inference_ratio": round(time_ratio(evidence.runs, "inference_ms"), 4),
+        "latency_ratio": round(time_ratio(evidence, "total_ms"), 4),
+        "inference_ratio": round(time_ratio(evidence, "inference_ms"), 4),
         "latency_histogram": _histogram(evidence.runs),
         "execution": evidence.execution,
         "deterministic": evidence.deterministic,
@@ -91,33 +93,33 @@ def build_report(
         "worst": [image.to_json() for image in worst],
         "checks": [check.to_json() for check in checks],
         "notes": _notes(accuracy, evidence, binding, options),
-        "verdict": {"passed": not reasons, "best": "fp32" if reasons else "int8", "reasons": reasons},
+        "verdict": {"passed": not reasons, "best": "fp32" if reasons else candidate, "reasons": reasons},
     }
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """The report in a few lines for a terminal."""
     ap, latency, moved = report["ap"], report["latency_ms"], report["drift"]
-    execution, verdict = report["execution"], report["verdict"]
+    execution, verdict, candidate = report["execution"], report["verdict"], report["candidate"]
     lines = [
         where(report),
         "          AP     AP50    median ms",
         *(
             f"  {name}  {ap[name]['AP']:.4f}  {ap[name]['AP50']:.4f}  {latency[name]['p50']:9.2f}"
-            for name in ("fp32", "int8")
+            for name in ("fp32", candidate)
         ),
         f"  AP drop {report['ap_drop']:+.4f} ± {report['ap_drop_se']:.4f}, time x{report['latency_ratio']:.2f} "
         f"(network alone x{report['inference_ratio']:.2f})",
         f"  {moved['matched']:.1%} of {moved['detections']:.0f} confident float detections found again, boxes moved by "
         f"{moved['box_mean_px']:.2f} px (p95 {moved['box_p95_px']:.2f}), scores by {moved['score_mean']:.3f}",
-        f"  int8 kernels run {execution['int8']} of {execution['weighted']} layers and "
+        f"  {candidate} kernels run {execution[candidate]} of {execution['weighted']} layers and "
         f"{execution['time_share']:.0%} of the network's time",
         *(f"  note: {note}" for note in report["notes"]),
     ]
     if verdict["passed"]:
-        lines.append("PASSED: int8 is recorded as best for this backend")
+        lines.append(f"PASSED: {candidate} is recorded as best for this backend")
     else:
-        lines.append("REFUSED: fp32 stays best, because " + "; ".join(verdict["reasons"]))
+        lines.append(f"REFUSED: fp32 stays best, not {candidate}, because " + "; ".join(verdict["reasons"]))
     return "\n".join(lines)
 
 
@@ -127,9 +129,9 @@ def where(report: Mapping[str, Any]) -> str:
     return f"{report['evaluation']['images']} images, {report['device']}, {threads} thread{'s' if threads != 1 else ''}"
 
 
-def _notes(accuracy: Accuracy, evidence: Evidence, binding: Binding, options: VerifyOptions) -> list[str]:
+def _notes(accuracy: Accuracy, evidence: Evidence, binding: Binding | None, options: VerifyOptions) -> list[str]:
     """What a reader should know of a verdict, passed or not."""
-    notes = [binding.note, *(batch.note for batch in evidence.batches)]
+    notes = ["" if binding is None else binding.note, *(batch.note for batch in evidence.batches)]
     if accuracy.drop_se > options.max_drop:
         notes.append(
             f"these images tell a loss of AP to ± {accuracy.drop_se:.4f} only, while {options.max_drop:.4f} are "

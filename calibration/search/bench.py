@@ -157,12 +157,12 @@ class Bench:
         """AP of a candidate; that of the float engine is measured once."""
         if not self._float_run:
             self._float_run = self._run(self._float, progress)
-        runs = {"fp32": self._float_run, "int8": self._run(engine, progress)}
+        runs = {"fp32": self._float_run, "candidate": self._run(engine, progress)}
         matched = {
             name: match_run(found, self._dataset, self._images, self._categories)[0] for name, found in runs.items()
         }
         accuracy = compare(matched, self._dataset.categories)
-        return Loss(accuracy.int8, accuracy.drop, accuracy.drop_se)
+        return Loss(accuracy.candidate, accuracy.drop, accuracy.drop_se)
 
     def _run(self, engine: Detector, progress: Callable[[int, int], None]) -> list[Detections]:
         found = []

@@ -27,8 +27,7 @@ def table(candidates: Sequence[Candidate], answer: dict[str, Any]) -> str:
         f"**{answer['precision']}**: {answer['reason']}.",
         "",
         f"Float: AP {answer['float_ap']:.4f} on the images of the search. Accepted drop: "
-        f"{answer['limits']['max_drop']:.4f}, with one standard error to spare."
-        + ("" if answer["complete"] else " The budget ended the search early."),
+        f"{answer['limits']['max_drop']:.4f}." + ("" if answer["complete"] else " The budget ended the search early."),
         "",
         "| int8 layers | observer | equalised | AP | drop | standard error | time | divergence | tried because |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -18,7 +18,7 @@ class SearchOptions:
 
     Attributes:
         backend: the engine.
-        max_drop: largest accepted loss of AP, with one standard error of it to spare.
+        max_drop: largest accepted loss of AP on the images of the search.
         target: `latency` the fastest that holds; `accuracy` the one that loses least and is faster than float.
         budget_minutes: no candidate is begun later than this.
         threads: CPU threads of all engines, 0 for the backend's choice.

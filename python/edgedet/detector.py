@@ -118,7 +118,9 @@ class Detector:
             device=self._core.device,
             threads=self._core.threads,
             requests=self._core.requests,
-            verified=read_verdict(bundle, spec, self._core.backend, self._core.device),
+            verified=read_verdict(
+                bundle, spec, self._core.backend, device=self._core.device, precision=self._core.precision
+            ),
             spec=spec,
         )
 

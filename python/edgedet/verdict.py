@@ -11,12 +11,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 FORMAT: Final = "edgedet.report"
-VERSION: Final = 2
+VERSION: Final = 3
 
 State: TypeAlias = Literal["passed", "refused", "stale", "unverified"]
+Candidate: TypeAlias = Literal["int8", "bf16", "fp16"]
+
+#: Precisions that a report may judge against fp32.
+CANDIDATES: Final[tuple[Candidate, ...]] = get_args(Candidate)
 
 # Keys of model.json that decide what a network's numbers mean: a verdict is about these values.
 _BINDING: Final = ("input", "output", "classes", "category_ids")
@@ -60,7 +64,9 @@ def model_file(spec: Mapping[str, Any], precision: str, backend: str) -> str | N
     return files.get(backend, files.get("*"))
 
 
-def read_verdict(bundle: str | os.PathLike[str], spec: Mapping[str, Any], backend: str, device: str = "") -> Verdict:
+def read_verdict(
+    bundle: str | os.PathLike[str], spec: Mapping[str, Any], backend: str, *, device: str = "", precision: str = ""
+) -> Verdict:
     """The verdict of a bundle's report.json, checked against what is in the bundle now.
 
     Args:
@@ -68,6 +74,8 @@ def read_verdict(bundle: str | os.PathLike[str], spec: Mapping[str, Any], backen
         spec: Its model.json, from :func:`edgedet.bundle.load_model_json`, which has checked every sha256.
         backend: Whose verdict.
         device: Where it runs now; a pass on another device or version is said to be one. Not compared if empty.
+        precision: That runs now; a report about another one is not about it. Not compared if empty or "fp32", which is
+            part of every report.
 
     Returns:
         A verdict in every case: a report that cannot be read verifies nothing.
@@ -78,15 +86,20 @@ def read_verdict(bundle: str | os.PathLike[str], spec: Mapping[str, Any], backen
         report = json.loads((Path(bundle) / "report.json").read_text(encoding="utf-8"))
         if report["format"] != FORMAT or report["version"] != VERSION:
             return Verdict("unverified", f"not verified: report.json is of another version; {_ADVICE} again")
+        if precision not in ("", "fp32", report["candidate"]):
+            return Verdict("unverified", f"{precision} is not verified, another precision is; {_ADVICE} again")
         return _judge(report, spec, backend, device)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Verdict("unverified", f"not verified: report.json cannot be read; {_ADVICE} again")
 
 
 def _judge(report: Mapping[str, Any], spec: Mapping[str, Any], backend: str, device: str) -> Verdict:
     if report["backend"] != backend:
         return Verdict("unverified", f"not verified on {backend}; {_ADVICE}")
-    for precision in ("fp32", "int8"):
+    candidate = report["candidate"]
+    if candidate not in CANDIDATES:
+        raise ValueError(f"no precision that could be judged: {candidate!r}")
+    for precision in ("fp32", candidate):
         file = model_file(spec, precision, backend)
         if file is None or spec["files"][file]["sha256"] != report["models"][precision]["sha256"]:
             return _stale(f"the {precision} model is not the one that was verified")
@@ -95,10 +108,10 @@ def _judge(report: Mapping[str, Any], spec: Mapping[str, Any], backend: str, dev
             return _stale(f'"{key}" in model.json is not what was verified')
     verdict = report["verdict"]
     if verdict["passed"] is not True:
-        return Verdict("refused", _line("refused: " + "; ".join(verdict["reasons"])))
+        return Verdict("refused", _line(f"refused: {candidate}, because {'; '.join(verdict['reasons'])}"))
     ap, images = report["ap"], report["evaluation"]["images"]
     text = (
-        f"passed: AP {ap['fp32']['AP']:.3f} -> {ap['int8']['AP']:.3f} on {images:d} images, "
+        f"passed: {candidate}, AP {ap['fp32']['AP']:.3f} -> {ap[candidate]['AP']:.3f} on {images:d} images, "
         f"time x{report['latency_ratio']:.2f} on {report['device']}"
     )
     if device and report["device"] != device:

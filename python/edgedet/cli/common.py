@@ -33,7 +33,7 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision",
         default="auto",
-        choices=["auto", "fp32", "fp16", "int8"],
+        choices=["auto", "fp32", "bf16", "fp16", "int8"],
         help="default: auto, what 'calibration verify' recorded as best for the backend, else fp32",
     )
     group.add_argument(

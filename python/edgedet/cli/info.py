@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgedet import _core
 from edgedet.bundle import load_model_json
 from edgedet.cli.common import add_bundle, print_table
-from edgedet.verdict import model_file, read_verdict
+from edgedet.verdict import CANDIDATES, model_file, read_verdict
 
 if TYPE_CHECKING:
     from edgedet.cli.common import Commands
@@ -28,9 +28,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Reads, which checks, and prints."""
     spec = load_model_json(arguments.bundle)
-    verdicts = [
-        ("verified", str(read_verdict(arguments.bundle, spec, backend))) for backend in _quantised_backends(spec)
-    ]
+    verdicts = [("verified", str(read_verdict(arguments.bundle, spec, backend))) for backend in _judged_backends(spec)]
     for key, value in [*_lines(spec), *verdicts]:
         print(f"{key:<10} {value}")
     print()
@@ -66,10 +64,10 @@ def _lines(spec: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _quantised_backends(spec: dict[str, Any]) -> list[str]:
+def _judged_backends(spec: dict[str, Any]) -> list[str]:
     """Backends that have a model which needs a verdict."""
     names = [backend["name"] for backend in _core.backends()]
-    return [name for name in names if any(model_file(spec, precision, name) for precision in ("fp16", "int8"))]
+    return [name for name in names if any(model_file(spec, precision, name) for precision in CANDIDATES)]
 
 
 def _numbers(values: list[float]) -> str:
