@@ -192,6 +192,14 @@ def test_a_half_type_competes_with_int8(
     assert run(world).precision == expected  # type: ignore[attr-defined]
 
 
+def test_for_accuracy_what_is_slower_than_float_is_no_answer(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, saving=-0.1, drop=0.001)
+    clock.halves = {"bf16": (0.6, 0.003)}
+    answer = run(world, target="accuracy")
+    assert answer.precision == "bf16"  # type: ignore[attr-defined]
+    assert answer.candidate.drop == 0.003, "int8 loses less, and is slower"  # type: ignore[attr-defined]
+
+
 def test_layers_stay_in_int8_until_a_half_type_is_as_fast(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, saving=0.1, drop=0.003)  # both layers x0.8 and too lossy, one x0.9 and fine
     clock.halves = {"bf16": (0.85, 0.0)}

@@ -18,10 +18,10 @@ from calibration.gate.accuracy import compare, match_run
 from calibration.inputs import float_model
 from calibration.matching import pairwise_iou
 from calibration.render import BackendName
-from calibration.search.journal import HALVES, Half
 from edgedet import Detections, Detector, backends, read_image
 from edgedet.bundle import add_model, load_model_json, name_model
 from edgedet.coco_eval import CocoDataset, CocoImage, match_categories
+from edgedet.verdict import HALVES, Half
 
 # Detections of the float engine that count in the divergence.
 _SCORE = 0.1

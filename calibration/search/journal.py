@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from calibration.collect import CollectOptions
 from calibration.observers import METHODS, Method
@@ -14,9 +14,7 @@ from calibration.placement import PlacementOptions
 from calibration.quantize import QuantizeOptions
 from edgedet import InvalidInputError
 from edgedet.files import write_atomically
-
-Half = Literal["bf16", "fp16"]
-HALVES: tuple[Half, ...] = get_args(Half)
+from edgedet.verdict import CANDIDATES, Half
 
 FORMAT = "edgedet.search"
 VERSION = 1
@@ -216,7 +214,7 @@ def _choice(path: Path, entry: object) -> Choice:
     try:
         if not isinstance(entry, Mapping) or entry["observer"] not in METHODS:
             raise TypeError("no choice")
-        if entry.get("precision", "int8") not in ("int8", *HALVES):
+        if entry.get("precision", "int8") not in CANDIDATES:
             raise TypeError(f"precision '{entry['precision']}'")
         return Choice(
             precision=entry.get("precision", "int8"),

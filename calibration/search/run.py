@@ -13,7 +13,7 @@ from calibration.quantize import store
 from calibration.sampling import read_sample, sha256
 from calibration.search.bench import Bench
 from calibration.search.front import plot, table
-from calibration.search.journal import HALVES, Journal
+from calibration.search.journal import Journal
 from calibration.search.options import SearchOptions
 from calibration.search.search import Answer, Search
 from calibration.verify import evaluation_images
@@ -21,6 +21,7 @@ from edgedet import InvalidInputError
 from edgedet.bundle import add_json, load_model_json, name_model
 from edgedet.coco_eval import load_annotations
 from edgedet.files import write_atomically
+from edgedet.verdict import HALVES
 
 
 def search(

@@ -148,10 +148,12 @@ class Search:
                 self._lose(taken.choice, taken.why)
 
     def _worth_it(self, measured: Candidate) -> bool:
-        """Whether int8 layers still gain anything over the fastest of float32 and the half types that hold."""
-        halves = [entry for entry in self._journal.candidates.values() if entry.choice.precision != "int8"]
-        fastest = min([1.0 - _LEAST_GAIN, *(value_of(entry.ratio) for entry in halves if self._holds(entry))])
-        return value_of(measured.ratio) <= fastest
+        """Whether int8 layers still gain time over float32 and, if that is the target, over half types that hold."""
+        limit = 1.0 - _LEAST_GAIN
+        if self._options.target == "latency":
+            halves = [entry for entry in self._journal.candidates.values() if entry.choice.precision != "int8"]
+            limit = min([limit, *(value_of(entry.ratio) for entry in halves if self._holds(entry))])
+        return value_of(measured.ratio) <= limit
 
     def _settings(self) -> Choice:
         """The best observer and equalisation with every convolution in int8."""
@@ -210,7 +212,7 @@ class Search:
     def _walk(self, choice: Choice) -> None:
         """Give groups back to float, the most accuracy for the least time first, measuring AP at every step."""
         start = self._lose(choice, "all that pays in int8")
-        if self._options.target == "latency" and (self._holds(start) or not self._worth_it(start)):
+        if not self._worth_it(start) or (self._holds(start) and self._options.target == "latency"):
             return
         steps = self._sensitivities(choice)
         for _, name, layers in steps:
@@ -221,7 +223,7 @@ class Search:
                 continue
             choice = step
             measured = self._lose(choice, f"{name} in float")
-            if self._options.target == "latency" and not self._worth_it(measured):
+            if not self._worth_it(measured):
                 return
             if self._holds(measured) and self._options.target == "latency":
                 return
@@ -329,11 +331,12 @@ class Search:
         if not measured:
             return Answer("fp32", None, "the budget ended before anything was measured", 0.0, 0.0, complete)
         float_ap = value_of(measured[0].ap) + value_of(measured[0].drop)
-        rank = (
-            (lambda entry: value_of(entry.ratio))
-            if self._options.target == "latency"
-            else (lambda entry: value_of(entry.drop))
-        )
+        latency = self._options.target == "latency"
+
+        def rank(entry: Candidate) -> tuple[bool, float]:
+            gains_nothing = value_of(entry.ratio) > 1.0 - _LEAST_GAIN
+            return gains_nothing, value_of(entry.ratio if latency else entry.drop)
+
         eligible = sorted((entry for entry in measured if self._holds(entry)), key=rank)[:_FINALISTS]
         if not eligible:
             nearest = min(measured, key=lambda entry: value_of(entry.drop) + value_of(entry.drop_se))

@@ -197,11 +197,7 @@ def add_model(
 
     def change(document: dict[str, Any]) -> None:
         document["models"].setdefault(precision, {})[backend] = name
-        best = document.get("best", {})
-        for verified, chosen in list(best.items()):
-            files = document["models"].get(chosen, {})
-            if files.get(verified, files.get("*")) == name:
-                del best[verified]
+        _unprove(document, name)
 
     if not Path(path).is_file():
         raise BundleError(f"{path}: expected an ONNX file, got nothing there; check the path")
@@ -304,13 +300,21 @@ def _add_file(
     load_model_json(folder)
 
 
+def _unprove(document: dict[str, Any], name: str) -> None:
+    """Drop every record that a precision is best whose model is this file."""
+    best = document.get("best", {})
+    for backend, precision in list(best.items()):
+        files = document["models"].get(precision, {})
+        if files.get(backend, files.get("*")) == name:
+            del best[backend]
+
+
 def _forget(document: dict[str, Any], name: str) -> None:
+    _unprove(document, name)
     del document["files"][name]
     for precision, files in list(document["models"].items()):
         for backend in [backend for backend, file in files.items() if file == name]:
             del files[backend]
-            if document.get("best", {}).get(backend) == precision:
-                del document["best"][backend]
         if not files:
             del document["models"][precision]
 

@@ -17,8 +17,11 @@ FORMAT: Final = "edgedet.report"
 VERSION: Final = 3
 
 State: TypeAlias = Literal["passed", "refused", "stale", "unverified"]
-Candidate: TypeAlias = Literal["int8", "bf16", "fp16"]
+Half: TypeAlias = Literal["bf16", "fp16"]
+Candidate: TypeAlias = Literal["int8", Half]
 
+#: Types in which a float32 file may run as well.
+HALVES: Final[tuple[Half, ...]] = get_args(Half)
 #: Precisions that a report may judge against fp32.
 CANDIDATES: Final[tuple[Candidate, ...]] = get_args(Candidate)
 
