@@ -39,8 +39,8 @@ std::string possible_precision(const std::string& precision, const BackendInfo& 
   for (const std::string& name : here.precisions) {
     list.append(list.empty() ? "" : ", ").append(name);
   }
-  throw Error(ErrorKind::kBackend, "precision: expected one that " + here.detail + " computes in (" + list +
-                                       "), got " + precision + "; choose auto or one of these");
+  throw Error(ErrorKind::kBackend, "precision: expected one that " + here.detail + " computes in (" + list + "), got " +
+                                       precision + "; choose auto or one of these");
 }
 
 }  // namespace

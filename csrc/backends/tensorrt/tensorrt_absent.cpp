@@ -5,9 +5,11 @@
 namespace edgedet::tensorrt {
 
 BackendInfo probe() {
-  return {"tensorrt", false,
+  return {"tensorrt",
+          false,
           std::string("edgedet ") + build::kVersion + " cannot run TensorRT yet, use openvino (TensorRT " +
-              build::kTensorrt + ")", {}};
+              build::kTensorrt + ")",
+          {}};
 }
 
 std::unique_ptr<Backend> make(const ModelSpec& /*spec*/, const std::string& /*model*/,

@@ -24,7 +24,7 @@ struct ModelInfo {
 enum class PerformanceMode : std::uint8_t { kLatency, kThroughput };
 
 struct DetectorOptions {
-  std::string backend = "auto";    // "auto" or a name of backends()
+  std::string backend = "auto";  // "auto" or a name of backends()
   // "auto": what model.json records as verified best for the backend, where this device computes in it, else "fp32"
   std::string precision = "auto";
   PerformanceMode mode = PerformanceMode::kLatency;
@@ -38,7 +38,7 @@ struct DetectorOptions {
 struct BackendInfo {
   std::string name;
   bool available = false;
-  std::string detail;  // version and device if available, else the reason and the remedy
+  std::string detail;                   // version and device if available, else the reason and the remedy
   std::vector<std::string> precisions;  // what this device computes in: "fp32", "int8", and "bf16", "fp16" if native
 };
 
