@@ -69,10 +69,10 @@ else()
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      # One binary for Turing to Blackwell, and PTX of the last for what comes after; only what this nvcc knows.
+      # One binary for Volta (Xavier) to Blackwell, and PTX of the last for what comes after; only what this nvcc knows.
       execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-arch OUTPUT_VARIABLE nvcc_archs ERROR_QUIET)
       set(CMAKE_CUDA_ARCHITECTURES "")
-      foreach(arch 75 80 86 87 89 90 110 120)
+      foreach(arch 72 75 80 86 87 89 90 110 120)
         if(nvcc_archs MATCHES "compute_${arch}\n")
           list(APPEND CMAKE_CUDA_ARCHITECTURES "${arch}-real")
           set(newest "${arch}")
@@ -81,12 +81,17 @@ else()
       list(APPEND CMAKE_CUDA_ARCHITECTURES "${newest}-virtual")
     endif()
     enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
     string(REPLACE ";" " " archs "${CMAKE_CUDA_ARCHITECTURES}")
     edgedet_present(CUDA "${CMAKE_CUDA_COMPILER_VERSION} for ${archs}")
   else()
     edgedet_absent(CUDA "no nvcc found when edgedet was built; install a CUDA toolkit (or set CUDACXX) and build edgedet again")
   endif()
 endif()
+
+# CUDA's headers, for tests that run the CUDA sources on the CPU: from the toolkit, whether kernels are built or not.
+find_package(CUDAToolkit QUIET)
+set(EDGEDET_CUDA_INCLUDE_DIR "${CUDAToolkit_INCLUDE_DIRS}")
 
 # TensorRT.
 if(EDGEDET_TENSORRT STREQUAL "OFF")

@@ -37,10 +37,20 @@ MAY_INCLUDE = {
     "include": (),
     "common": ("include",),
     "kernels": ("include", "common"),
+    "frame": ("include", "common", "kernels"),
     "runtime": ("include", "common"),
     "backends/openvino": ("include", "common", "kernels", "runtime"),
-    "backends/tensorrt": ("include", "common", "kernels", "runtime"),
-    "bindings": ("include", "common/thread_pool.h", "kernels/ops.h"),
+    "backends/tensorrt": ("include", "common", "kernels", "frame", "runtime"),
+    "bindings": (
+        "include",
+        "common/thread_pool.h",
+        "common/validate.h",
+        "kernels/ops.h",
+        "kernels/geometry.h",
+        "frame/device.h",
+        "frame/frame_path.h",
+        "frame/operators.h",
+    ),
     "benchmark": ("include", "common/json.h"),
 }
 # The explicit table is the one place in runtime that names the backends.
@@ -50,7 +60,7 @@ CONFINED = {
     r"NvInfer|NvOnnxParser": ("backends/tensorrt",),
     r"openvino/": ("backends/openvino",),
     r"pybind11/": ("bindings",),
-    r"cuda|cub/|thrust/": ("common", "kernels", "backends/tensorrt"),
+    r"cuda|cub/|thrust/": ("common", "kernels", "frame", "backends/tensorrt"),
 }
 
 
@@ -283,6 +293,8 @@ def test_cpp_include_directions() -> None:
         ("runtime/detector.cpp", "kernels/ops.h"),
         ("runtime/detector.cpp", "NvInfer.h"),
         ("bindings/module.cpp", "openvino/openvino.hpp"),
+        ("bindings/cuda.cpp", "cuda_runtime_api.h"),
+        ("bindings/cuda.cpp", "kernels/preprocess_cuda.h"),
         ("benchmark/main.cpp", "kernels/ops.h"),
         ("benchmark/main.cpp", "pybind11/pybind11.h"),
         ("backends/openvino/backend.cpp", "NvInfer.h"),

@@ -6,6 +6,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/arrays.h"
+#include "bindings/cuda.h"
 #include "common/thread_pool.h"
 #include "edgedet/bundle.h"
 #include "edgedet/detector.h"
@@ -18,8 +20,6 @@ namespace edgedet {
 namespace {
 
 using FloatArray = py::array_t<float, py::array::c_style>;
-
-[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
 
 PyObject* g_error_types[5];  // by ErrorKind; owned by the module, which is never unloaded
 
@@ -59,94 +59,6 @@ void register_exceptions(py::module_& module) {
       PyErr_SetString(g_error_types[static_cast<std::size_t>(error.kind())], error.what());
     }
   });
-}
-
-template <typename T, std::size_t N>
-T choose(const char* what, const std::string& text, const std::pair<const char*, T> (&choices)[N]) {
-  std::string expected;
-  for (const auto& [name, value] : choices) {
-    if (text == name) {
-      return value;
-    }
-    expected += (expected.empty() ? "" : ", ") + std::string(name);
-  }
-  refuse(std::string(what) + ": expected one of " + expected + ", got \"" + text + "\"");
-}
-
-PixelFormat pixel_format(const std::string& text) {
-  return choose<PixelFormat>("format", text,
-                             {{"rgb", PixelFormat::kRgb},
-                              {"bgr", PixelFormat::kBgr},
-                              {"gray", PixelFormat::kGray},
-                              {"nv12", PixelFormat::kNv12}});
-}
-
-ResizeMode resize_mode(const std::string& text) {
-  return choose<ResizeMode>("resize", text, {{"stretch", ResizeMode::kStretch}, {"letterbox", ResizeMode::kLetterbox}});
-}
-
-const char* const kLayouts =
-    "expected a uint8 array, (H, W, 3) for rgb and bgr, (H, W) for gray, (H * 3 / 2, W) for nv12, rows contiguous";
-
-std::int32_t side(py::ssize_t size) {
-  return size > kMaxImageSide ? kMaxImageSide + 1 : static_cast<std::int32_t>(size);  // validate() refuses the rest
-}
-
-// A view of the array's own memory; the array must outlive it.
-ImageView image_view(const py::handle& object, PixelFormat format) {
-  if (!py::isinstance<py::array>(object)) {
-    refuse(std::string("image: ") + kLayouts + ", got " + std::string(py::str(py::type::of(object))));
-  }
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  const bool colour = format == PixelFormat::kRgb || format == PixelFormat::kBgr;
-  const bool bytes = array.dtype().kind() == 'u' && array.itemsize() == 1;
-  if (!bytes || array.ndim() != (colour ? 3 : 2) || (colour && array.shape(2) != 3)) {
-    refuse(std::string("image: ") + kLayouts + ", got " + std::string(py::str(array.dtype())) + " of shape " +
-           std::string(py::str(object.attr("shape"))));
-  }
-  const py::ssize_t pixel = colour ? 3 : 1;
-  const bool one_row = array.shape(0) == 1;
-  const bool contiguous = (!colour || array.strides(2) == 1) && (array.shape(1) == 1 || array.strides(1) == pixel) &&
-                          (one_row || array.strides(0) >= array.shape(1) * pixel);
-  if (!contiguous) {
-    refuse(std::string("image: ") + kLayouts + ", got strides " + std::string(py::str(object.attr("strides"))) +
-           "; pass numpy.ascontiguousarray(image)");
-  }
-  ImageView view;
-  view.data = static_cast<const std::uint8_t*>(array.data());
-  view.width = side(array.shape(1));
-  view.height = side(array.shape(0));
-  view.stride = one_row ? array.shape(1) * pixel : array.strides(0);
-  view.format = format;
-  if (format == PixelFormat::kNv12) {
-    if (array.shape(0) % 3 != 0) {
-      refuse("image: expected H * 3 / 2 rows for nv12 (Y, then UV), got " + std::to_string(array.shape(0)));
-    }
-    view.height = side(array.shape(0) / 3 * 2);
-    view.uv = view.data + view.stride * (array.shape(0) / 3 * 2);
-    view.uv_stride = view.stride;
-  }
-  return view;
-}
-
-// (boxes (N, 4), scores (N,), labels (N,))
-py::tuple to_arrays(const std::vector<Detection>& detections) {
-  const auto count = static_cast<py::ssize_t>(detections.size());
-  py::array_t<float> boxes({count, py::ssize_t{4}});
-  py::array_t<float> scores(count);
-  py::array_t<std::int32_t> labels(count);
-  float* box = boxes.mutable_data();
-  float* score = scores.mutable_data();
-  std::int32_t* label = labels.mutable_data();
-  for (const Detection& detection : detections) {
-    *box++ = detection.x0;
-    *box++ = detection.y0;
-    *box++ = detection.x1;
-    *box++ = detection.y1;
-    *score++ = detection.score;
-    *label++ = detection.label;
-  }
-  return py::make_tuple(boxes, scores, labels);
 }
 
 py::dict to_dict(const ModelSpec& spec) {
@@ -228,28 +140,15 @@ ThreadPool& kept_pool(int threads) {
 
 py::array preprocess(const py::object& image, std::int32_t width, std::int32_t height, const std::string& resize,
                      const std::string& filter, const std::string& channels, const std::array<float, 3>& mean,
-                     const std::array<float, 3>& std, int pad_value, const std::string& dtype,
+                     const std::array<float, 3>& std, int pad_value, const std::string& dtype, float scale,
                      const std::string& format, int threads) {
-  if (pad_value < 0 || pad_value > 255) {
-    refuse("pad_value: expected 0 to 255, got " + std::to_string(pad_value));
-  }
   if (threads < 1 || threads > 1024) {
     refuse("threads: expected 1 to 1024, got " + std::to_string(threads));
   }
-  PreprocessSpec spec;
-  spec.width = width;
-  spec.height = height;
-  spec.resize = resize_mode(resize);
-  spec.filter = choose<Filter>("filter", filter, {{"bilinear", Filter::kBilinear}, {"antialias", Filter::kAntialias}});
-  spec.channels =
-      choose<ChannelOrder>("channels", channels, {{"rgb", ChannelOrder::kRgb}, {"bgr", ChannelOrder::kBgr}});
-  spec.mean = mean;
-  spec.std = std;
-  spec.pad_value = static_cast<std::uint8_t>(pad_value);
-  const DType type = choose<DType>("dtype", dtype, {{"float32", DType::kFloat32}, {"float16", DType::kFloat16}});
+  const PreprocessSpec spec = preprocess_spec(width, height, resize, filter, channels, mean, std, pad_value);
+  const TensorType type = tensor_type(dtype, scale);
   const ImageView view = image_view(image, pixel_format(format));
   edgedet::validate(view);
-  edgedet::validate(spec);
 
   py::array out(py::dtype(dtype), std::vector<py::ssize_t>{3, height, width});
   void* data = out.mutable_data();
@@ -259,30 +158,6 @@ py::array preprocess(const py::object& image, std::int32_t width, std::int32_t h
     ops::preprocess_cpu(view, spec, type, data, workspace, threads > 1 ? &kept_pool(threads) : nullptr);
   }
   return out;
-}
-
-Geometry geometry_of(std::int32_t width, std::int32_t height, std::int32_t image_width, std::int32_t image_height,
-                     const std::string& resize) {
-  for (const std::int32_t size : {width, height, image_width, image_height}) {
-    if (size < 1 || size > kMaxImageSide) {
-      refuse("width, height, image_width, image_height: expected 1 to " + std::to_string(kMaxImageSide) + ", got " +
-             std::to_string(size));
-    }
-  }
-  return make_geometry(image_width, image_height, width, height, resize_mode(resize));
-}
-
-ops::DecodeOptions decode_options(std::int32_t top_k, float score_threshold) {
-  if (top_k < 1) {
-    refuse("top_k: expected 1 or more, got " + std::to_string(top_k));
-  }
-  if (!(score_threshold >= 0.F && score_threshold <= 1.F)) {
-    refuse("score_threshold: expected a number in [0, 1], got " + std::to_string(score_threshold));
-  }
-  ops::DecodeOptions options;
-  options.top_k = top_k;
-  options.score_threshold = score_threshold;
-  return options;
 }
 
 std::int32_t checked_size(py::ssize_t size, const char* what) {
@@ -442,7 +317,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("preprocess", &preprocess, py::arg("image"), py::kw_only(), py::arg("width"), py::arg("height"),
              py::arg("resize") = "stretch", py::arg("filter") = "bilinear", py::arg("channels") = "rgb",
              py::arg("mean") = zeros, py::arg("std") = ones, py::arg("pad_value") = 114, py::arg("dtype") = "float32",
-             py::arg("format") = "rgb", py::arg("threads") = 1);
+             py::arg("scale") = 1.F, py::arg("format") = "rgb", py::arg("threads") = 1);
   module.def("decode_logits", &decode_logits, py::arg("logits").noconvert(), py::arg("boxes").noconvert(),
              py::kw_only(), py::arg("width"), py::arg("height"), py::arg("image_width"), py::arg("image_height"),
              py::arg("resize") = "stretch", py::arg("top_k") = 300, py::arg("score_threshold") = 0.F);
@@ -450,6 +325,7 @@ PYBIND11_MODULE(_core, module) {
              py::arg("scores").noconvert(), py::kw_only(), py::arg("classes"), py::arg("width"), py::arg("height"),
              py::arg("image_width"), py::arg("image_height"), py::arg("resize") = "stretch", py::arg("top_k") = 300,
              py::arg("score_threshold") = 0.F);
+  bind_cuda(module);
   module.def(
       "load_spec", [](const std::string& bundle) { return to_dict(load_model_spec(bundle)); }, py::arg("bundle"));
   module.def(

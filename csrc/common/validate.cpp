@@ -61,4 +61,11 @@ void validate(const PreprocessSpec& spec) {
   }
 }
 
+void validate(const TensorType& type) {
+  if (type.dtype == DType::kInt8 && !(std::isfinite(type.scale) && type.scale > 0.F)) {
+    invalid("expected a positive, finite scale of an int8 input, got " + std::to_string(type.scale) +
+            "; give the scale of the engine's quantised input");
+  }
+}
+
 }  // namespace edgedet

@@ -31,6 +31,25 @@ EDGEDET_HD inline float sigmoid(float logit) {
   return static_cast<float>(1.0 / (1.0 + exp(-static_cast<double>(logit))));
 }
 
+// The value of IEEE 754 binary16 bits, exactly.
+EDGEDET_HD inline float from_half(std::uint16_t half) {
+#if defined(__CUDA_ARCH__)
+  float value = 0.F;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
+#else
+  const std::uint32_t magnitude = half & 0x7FFFU;
+  float value = 0.F;
+  if (magnitude >= 0x0400U) {  // normal, infinite or NaN: rebias the exponent
+    const std::uint32_t bits = (magnitude << 13) + (magnitude >= 0x7C00U ? (255U - 31U) << 23 : (127U - 15U) << 23);
+    memcpy(&value, &bits, sizeof(value));
+  } else {
+    value = static_cast<float>(magnitude) * 0x1p-24F;
+  }
+  return (half & 0x8000U) != 0 ? -value : value;
+#endif
+}
+
 EDGEDET_HD inline bool is_finite(float value) { return value - value == 0.F; }
 
 EDGEDET_HD inline bool is_finite_box(const float* box) {

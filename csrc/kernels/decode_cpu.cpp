@@ -2,6 +2,7 @@
 // reach and the few that do; only those are ordered.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <string>
@@ -180,6 +181,22 @@ void decode_scored_cpu(const std::int64_t* labels, const float* boxes, const flo
     out.push_back(
         kernel::corner_detection(boxes + 4 * row, scores[row], static_cast<std::int32_t>(labels[row]), geometry));
   }
+}
+
+void read_result(const void* result, std::vector<Detection>& out) {
+  DecodeStatus status;
+  memcpy(&status, result, sizeof(status));
+  if (status.nan_values != 0) {
+    reject_output("expected numbers as logits or scores, got NaN");
+  }
+  if (status.non_finite_boxes != 0) {
+    reject_output("expected finite boxes, got a non-finite coordinate");
+  }
+  if (status.wrong_labels != 0) {
+    reject_output("expected labels below the number of classes, got another one");
+  }
+  const auto* rows = reinterpret_cast<const Detection*>(static_cast<const unsigned char*>(result) + sizeof(status));
+  out.assign(rows, rows + status.count);
 }
 
 }  // namespace edgedet::ops

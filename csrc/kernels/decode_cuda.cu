@@ -1,219 +1,106 @@
-// Decoding on a CUDA device by one block: a radix select finds the worst candidate that is kept, the kept ones are
-// sorted in shared memory, then each thread writes its rows.
-#include <cstdint>
+#include <algorithm>
 #include <limits>
 #include <string>
 
-#include "kernels/cuda_check.h"
-#include "kernels/decode.h"
-#include "kernels/ops.h"
+#include "edgedet/error.h"
+#include "kernels/decode_cuda.h"
+#include "kernels/decode_device.h"
 
-namespace edgedet::ops {
+namespace edgedet::cuda {
 
 namespace {
 
-constexpr int kThreads = 1024;
-constexpr int kDigitBits = 8;
-constexpr int kDigits = 1 << kDigitBits;
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
 
-// Shared memory of the block.
-struct Selection {
-  std::uint64_t kept[kMaxCudaTopK];
-  std::int32_t histogram[kDigits];
-  std::uint64_t prefix;    // digits of the worst kept candidate that are known, the others zero
-  std::int32_t remaining;  // rank of it among the candidates that share them, from 1
-  std::int32_t size;       // of kept
-  std::int32_t first_low;  // first row with a score below the threshold
-};
-
-__device__ void mark(std::int32_t* flag) { atomicExch(flag, 1); }
-
-// Leaves the `keep` best of `count` values in selection.kept, best first. Candidates are distinct, so exactly `keep`
-// of them reach the one of rank `keep`.
-__device__ void select(const float* values, std::int32_t count, std::int32_t keep, Selection& selection,
-                       DecodeStatus* status) {
-  const auto thread = static_cast<std::int32_t>(threadIdx.x);
-  if (thread == 0) {
-    selection.prefix = 0;
-    selection.remaining = keep;
-    selection.size = 0;
-  }
-  for (std::int32_t i = thread; i < count; i += kThreads) {
-    if (values[i] != values[i]) {
-      mark(&status->nan_values);
-    }
-  }
-  for (int shift = 64 - kDigitBits; shift >= 0; shift -= kDigitBits) {
-    for (std::int32_t digit = thread; digit < kDigits; digit += kThreads) {
-      selection.histogram[digit] = 0;
-    }
-    __syncthreads();
-    const std::uint64_t known = shift == 64 - kDigitBits ? 0 : ~std::uint64_t{0} << (shift + kDigitBits);
-    for (std::int32_t i = thread; i < count; i += kThreads) {
-      const std::uint64_t candidate = kernel::make_candidate(values[i], static_cast<std::uint32_t>(i));
-      if ((candidate & known) == selection.prefix) {
-        atomicAdd(&selection.histogram[(candidate >> shift) & (kDigits - 1)], 1);
-      }
-    }
-    __syncthreads();
-    if (thread == 0) {
-      std::int32_t digit = kDigits - 1;
-      while (digit > 0 && selection.remaining > selection.histogram[digit]) {
-        selection.remaining -= selection.histogram[digit];
-        --digit;
-      }
-      selection.prefix |= static_cast<std::uint64_t>(digit) << shift;
-    }
-    __syncthreads();
-  }
-  for (std::int32_t i = thread; i < count; i += kThreads) {
-    const std::uint64_t candidate = kernel::make_candidate(values[i], static_cast<std::uint32_t>(i));
-    if (candidate >= selection.prefix) {
-      const std::int32_t at = atomicAdd(&selection.size, 1);
-      if (at < keep) {
-        selection.kept[at] = candidate;
-      }
-    }
-  }
-  // Bitonic sort, descending; what lies beyond `keep` is padded with the least candidate.
-  std::int32_t padded = 1;
-  while (padded < keep) {
-    padded *= 2;
-  }
-  for (std::int32_t i = keep + thread; i < padded; i += kThreads) {
-    selection.kept[i] = 0;
-  }
-  __syncthreads();
-  for (std::int32_t size = 2; size <= padded; size *= 2) {
-    for (std::int32_t distance = size / 2; distance > 0; distance /= 2) {
-      for (std::int32_t i = thread; i < padded; i += kThreads) {
-        const std::int32_t other = i ^ distance;
-        if (other > i) {
-          const std::uint64_t first = selection.kept[i];
-          const std::uint64_t second = selection.kept[other];
-          const bool descending = (i & size) == 0;
-          if (descending == (first < second)) {
-            selection.kept[i] = second;
-            selection.kept[other] = first;
-          }
-        }
-      }
-      __syncthreads();
-    }
-  }
-}
-
-struct LogitRows {
-  const float* values;
-  const float* boxes;
-  std::int32_t classes;
-  Geometry geometry;
-
-  __device__ float score(std::int32_t index) const { return kernel::sigmoid(values[index]); }
-  __device__ Detection row(std::int32_t index, float score, DecodeStatus* status) const {
-    const float* box = boxes + 4 * static_cast<std::int64_t>(index / classes);
-    if (!kernel::is_finite_box(box)) {
-      mark(&status->non_finite_boxes);
-    }
-    return kernel::centre_detection(box, score, index % classes, geometry);
-  }
-};
-
-struct ScoredRows {
-  const float* values;
-  const float* boxes;
-  const std::int64_t* labels;
-  std::int32_t classes;
-  Geometry geometry;
-
-  __device__ float score(std::int32_t index) const { return values[index]; }
-  __device__ Detection row(std::int32_t index, float score, DecodeStatus* status) const {
-    const float* box = boxes + 4 * static_cast<std::int64_t>(index);
-    if (!kernel::is_finite_box(box)) {
-      mark(&status->non_finite_boxes);
-    }
-    const std::int64_t label = labels[index];
-    if (label < 0 || label >= classes) {
-      mark(&status->wrong_labels);
-    }
-    return kernel::corner_detection(box, score, static_cast<std::int32_t>(label), geometry);
-  }
-};
-
-template <typename Rows>
-__global__ void __launch_bounds__(kThreads) decode_kernel(const Rows rows, std::int32_t count, std::int32_t keep,
-                                                          float threshold, Detection* out, DecodeStatus* status) {
-  __shared__ Selection selection;
-  const auto thread = static_cast<std::int32_t>(threadIdx.x);
-  if (thread == 0) {
-    *status = DecodeStatus{};
-    selection.first_low = keep;
-  }
-  __syncthreads();
-  select(rows.values, count, keep, selection, status);
-  for (std::int32_t i = thread; i < keep; i += kThreads) {
-    const auto index = static_cast<std::int32_t>(kernel::candidate_index(selection.kept[i]));
-    const float score = rows.score(index);
-    if (score < threshold) {
-      atomicMin(&selection.first_low, i);
-    } else {
-      out[i] = rows.row(index, score, status);
-    }
-  }
-  __syncthreads();
-  if (thread == 0) {
-    status->count = selection.first_low;
-  }
-}
-
-template <typename Rows>
-void launch(const Rows& rows, std::int64_t count, const DecodeOptions& options, Detection* out, DecodeStatus* status,
-            void* stream) {
-  if (options.top_k < 1 || options.top_k > kMaxCudaTopK) {
-    throw Error(ErrorKind::kInvalidInput, "expected top_k from 1 to " + std::to_string(kMaxCudaTopK) + ", got " +
-                                              std::to_string(options.top_k) + "; keep fewer rows");
-  }
-  if (!(options.score_threshold >= 0.F && options.score_threshold <= 1.F)) {
-    throw Error(ErrorKind::kInvalidInput,
-                "expected a score threshold in [0, 1], got " + std::to_string(options.score_threshold));
-  }
-  if (count < 1 || count > std::numeric_limits<std::int32_t>::max()) {
-    throw Error(ErrorKind::kInvalidInput, "expected 1 to 2^31 - 1 values to decode, got " + std::to_string(count));
-  }
-  const auto keep = static_cast<std::int32_t>(count < options.top_k ? count : options.top_k);
-  decode_kernel<<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(rows, static_cast<std::int32_t>(count), keep,
-                                                                       options.score_threshold, out, status);
-  check_cuda(cudaGetLastError(), "launch decoding");
-}
+std::int64_t blocks_for(std::int64_t values) { return (values + kernel::kChunk - 1) / kernel::kChunk; }
 
 }  // namespace
 
-void check(const DecodeStatus& status) {
-  const char* problem = nullptr;
-  if (status.nan_values != 0) {
-    problem = "expected numbers as logits or scores, got NaN";
-  } else if (status.non_finite_boxes != 0) {
-    problem = "expected finite boxes, got a non-finite coordinate";
-  } else if (status.wrong_labels != 0) {
-    problem = "expected labels below the number of classes, got another one";
+std::size_t Decoder::device_bytes(std::size_t max_images, std::int64_t max_values) {
+  const std::int64_t blocks = blocks_for(max_values);
+  if (blocks <= 1) {
+    return 0;
   }
-  if (problem != nullptr) {
-    throw Error(ErrorKind::kModel,
-                std::string(problem) + "; the weights or the precision of this model are broken: run another one");
+  const std::size_t list = (kernel::kCapacity + 1) * sizeof(std::uint64_t);
+  return kMaxBatch * sizeof(kernel::DecodeScratch) + max_images * static_cast<std::size_t>(blocks) * list;
+}
+
+Decoder::Decoder(const ops::DecodeOptions& options, std::size_t max_images, std::int64_t max_values)
+    : options_(options), max_images_(max_images), max_values_(max_values) {
+  if (options.top_k < 1 || options.top_k > ops::kMaxCudaTopK) {
+    refuse("top_k: expected 1 to " + std::to_string(ops::kMaxCudaTopK) + ", got " + std::to_string(options.top_k) +
+           "; keep fewer rows");
+  }
+  if (!(options.score_threshold >= 0.F && options.score_threshold <= 1.F)) {
+    refuse("score_threshold: expected a number in [0, 1], got " + std::to_string(options.score_threshold));
+  }
+  if (max_images < 1 || max_images > kMaxBatch) {
+    refuse("max_batch: expected 1 to " + std::to_string(kMaxBatch) + " images, got " + std::to_string(max_images) +
+           "; split larger batches");
+  }
+  if (max_values < 1 || max_values > std::numeric_limits<std::int32_t>::max()) {
+    refuse("expected 1 to 2^31 - 1 values to decode, got " + std::to_string(max_values));
+  }
+  scratch_ = make_device_buffer(device_bytes(max_images, max_values));
+  if (scratch_.bytes() > 0) {
+    check_cuda(cudaMemset(scratch_.data(), 0, kMaxBatch * sizeof(kernel::DecodeScratch)),
+               "clear the scratch memory of decoding");
+    check_cuda(cudaStreamSynchronize(nullptr), "clear the scratch memory of decoding");
   }
 }
 
-void decode_logits_cuda(const float* logits, const float* boxes, std::int32_t queries, std::int32_t classes,
-                        const Geometry& geometry, const DecodeOptions& options, Detection* out, DecodeStatus* status,
-                        void* stream) {
-  launch(LogitRows{logits, boxes, classes, geometry}, static_cast<std::int64_t>(queries) * classes, options, out,
-         status, stream);
+template <typename T, typename Head>
+KernelCall Decoder::plan_head(const Head& head, std::int64_t values, const Geometry* geometries, std::size_t count,
+                              void* results) const {
+  if (count < 1 || count > max_images_ || values < 1 || values > max_values_) {
+    refuse("expected 1 to " + std::to_string(max_images_) + " images of 1 to " + std::to_string(max_values_) +
+           " values, got " + std::to_string(count) + " of " + std::to_string(values));
+  }
+  const auto fill = [&](auto body) {
+    body.head = head;
+    body.count = static_cast<std::int32_t>(values);
+    body.keep = static_cast<std::int32_t>(std::min<std::int64_t>(values, options_.top_k));
+    body.top_k = options_.top_k;
+    body.threshold = options_.score_threshold;
+    body.results = static_cast<unsigned char*>(results);
+    body.scratch = scratch_.as<kernel::DecodeScratch>();
+    std::copy(geometries, geometries + count, body.geometries);
+    const dim3 grid(static_cast<unsigned>(blocks_for(values)), static_cast<unsigned>(count));
+    return make_call(body, grid, sizeof(kernel::DecodeShared));
+  };
+  const bool aligned = reinterpret_cast<std::uintptr_t>(head.values()) % sizeof(kernel::Pack<T>) == 0;
+  if (aligned && values % static_cast<std::int64_t>(sizeof(kernel::Pack<T>) / sizeof(T)) == 0) {
+    return fill(kernel::DecodeKernel<T, Head, true>{});
+  }
+  return fill(kernel::DecodeKernel<T, Head, false>{});
 }
 
-void decode_scored_cuda(const std::int64_t* labels, const float* boxes, const float* scores, std::int32_t rows,
-                        std::int32_t classes, const Geometry& geometry, const DecodeOptions& options, Detection* out,
-                        DecodeStatus* status, void* stream) {
-  launch(ScoredRows{scores, boxes, labels, classes, geometry}, rows, options, out, status, stream);
+KernelCall Decoder::plan(const LogitsOutput& output, DType dtype, const Geometry* geometries, std::size_t count,
+                         void* results) const {
+  const std::int64_t values = static_cast<std::int64_t>(output.queries) * output.classes;
+  const auto as = [&](auto zero) {
+    using T = decltype(zero);
+    const kernel::LogitHead<T> head{static_cast<const T*>(output.logits), static_cast<const T*>(output.boxes),
+                                    output.queries, output.classes};
+    return plan_head<T>(head, values, geometries, count, results);
+  };
+  return dtype == DType::kFloat16 ? as(std::uint16_t{}) : as(float{});
 }
 
-}  // namespace edgedet::ops
+KernelCall Decoder::plan(const ScoredOutput& output, DType dtype, const Geometry* geometries, std::size_t count,
+                         void* results) const {
+  const auto as = [&](auto zero, auto label) {
+    using T = decltype(zero);
+    using Label = decltype(label);
+    const kernel::ScoredHead<T, Label> head{static_cast<const Label*>(output.labels),
+                                            static_cast<const T*>(output.boxes), static_cast<const T*>(output.scores),
+                                            output.rows, output.classes};
+    return plan_head<T>(head, output.rows, geometries, count, results);
+  };
+  const auto with_label = [&](auto zero) {
+    return output.wide_labels ? as(zero, std::int64_t{}) : as(zero, std::int32_t{});
+  };
+  return dtype == DType::kFloat16 ? with_label(std::uint16_t{}) : with_label(float{});
+}
+
+}  // namespace edgedet::cuda

@@ -1,5 +1,5 @@
-// Entry points of the kernels. CPU functions are always present; CUDA ones throw Error(kBackend) in a build without
-// CUDA. Nothing here allocates once its workspace has seen the largest shapes.
+// Entry points of the kernels on the CPU, and what every device shares. Nothing here allocates once its workspace has
+// seen the largest shapes. On CUDA devices: preprocess_cuda.h, decode_cuda.h.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/host_device.h"
 #include "common/validate.h"
 #include "edgedet/types.h"
 #include "kernels/geometry.h"
@@ -31,9 +32,9 @@ class PreprocessWorkspace {
   std::unique_ptr<Impl> impl_;
 };
 
-// Writes (3, spec.height, spec.width) of `dtype` at `out` after `validate` of image and spec. `pool` may be null (one
-// thread). Returns the geometry that decode needs to go back to source pixels.
-Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, DType dtype, void* out,
+// Writes (3, spec.height, spec.width) of `type` at `out` after `validate` of image, spec and type. `pool` may be null
+// (one thread). Returns the geometry that decode needs to go back to source pixels.
+Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, TensorType type, void* out,
                         PreprocessWorkspace& workspace, ThreadPool* pool);
 
 struct DecodeOptions {
@@ -61,12 +62,11 @@ void decode_scored_cpu(const std::int64_t* labels, const float* boxes, const flo
                        std::int32_t classes, const Geometry& geometry, const DecodeOptions& options,
                        DecodeWorkspace& workspace, std::vector<Detection>& out);
 
-// CUDA: the same, with every pointer in device memory and the work queued on `stream` (a cudaStream_t).
+// What a decode on a device leaves for the host, one an image: a DecodeStatus, then room for top_k rows of Detection.
 
 // Rows a CUDA decode can keep.
 constexpr std::int32_t kMaxCudaTopK = 2048;
 
-// What a CUDA decode found, in device memory; copy it to the host with the detections.
 struct DecodeStatus {
   std::int32_t count = 0;             // rows written
   std::int32_t nan_values = 0;        // not 0: a logit or score was NaN
@@ -74,20 +74,13 @@ struct DecodeStatus {
   std::int32_t wrong_labels = 0;      // not 0: a winning label was outside [0, classes)
 };
 
-// Throws the Error(kModel) that the CPU functions would have thrown.
-void check(const DecodeStatus& status);
+EDGEDET_HD inline std::int64_t result_bytes(std::int32_t top_k) {
+  return static_cast<std::int64_t>((sizeof(DecodeStatus) + static_cast<std::size_t>(top_k) * sizeof(Detection) + 15) /
+                                   16 * 16);
+}
 
-// image.data and image.uv point to device memory, rows packed or strided as on the host.
-Geometry preprocess_cuda(const ImageView& image, const PreprocessSpec& spec, DType dtype, void* out, void* stream);
-
-// out: top_k rows. Throws Error(kInvalidInput) on more than kMaxCudaTopK of them.
-void decode_logits_cuda(const float* logits, const float* boxes, std::int32_t queries, std::int32_t classes,
-                        const Geometry& geometry, const DecodeOptions& options, Detection* out, DecodeStatus* status,
-                        void* stream);
-
-void decode_scored_cuda(const std::int64_t* labels, const float* boxes, const float* scores, std::int32_t rows,
-                        std::int32_t classes, const Geometry& geometry, const DecodeOptions& options, Detection* out,
-                        DecodeStatus* status, void* stream);
+// Reads the rows of one result. Throws the Error(kModel) that the CPU functions would have thrown.
+void read_result(const void* result, std::vector<Detection>& out);
 
 }  // namespace ops
 }  // namespace edgedet

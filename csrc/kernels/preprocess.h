@@ -180,6 +180,11 @@ EDGEDET_HD inline float normalised(float level, float scale, float bias) { retur
 
 // IEEE 754 binary16 bits, rounded to nearest even; too large becomes infinity. `value` is not NaN.
 EDGEDET_HD inline std::uint16_t to_half(float value) {
+#if defined(__CUDA_ARCH__)
+  std::uint16_t rounded = 0;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+  return rounded;
+#else
   std::uint32_t bits = 0;
   memcpy(&bits, &value, sizeof(bits));
   const std::uint32_t sign = (bits >> 16) & 0x8000U;
@@ -196,9 +201,21 @@ EDGEDET_HD inline std::uint16_t to_half(float value) {
   std::uint32_t half = magnitude < (113U << 23) ? subnormal : normal;
   half = magnitude >= 0x477FF000U ? 0x7C00U : half;  // from 65520 on
   return static_cast<std::uint16_t>(sign | half);
+#endif
 }
 
-// What follows computes one output value: for the device, and as the twin that the CPU loops are tested against.
+// Rounded to the nearest multiple of `scale` (ties to even) and saturated, as ONNX QuantizeLinear does without a zero
+// point. `value` is not NaN, `scale` is positive.
+EDGEDET_HD inline std::int8_t to_int8(float value, float scale) {
+  return static_cast<std::int8_t>(clamped(rintf(value / scale), -128.F, 127.F));
+}
+
+// Writes one value of the network input; `scale` is of int8.
+EDGEDET_HD inline void put(float value, float /*scale*/, float* out) { *out = value; }
+EDGEDET_HD inline void put(float value, float /*scale*/, std::uint16_t* out) { *out = to_half(value); }
+EDGEDET_HD inline void put(float value, float scale, std::int8_t* out) { *out = to_int8(value, scale); }
+
+// What follows computes one output value: for the device, and as the twin that faster loops are tested against.
 
 EDGEDET_HD inline std::uint8_t bilinear_level(const ImageView& image, const Geometry& geometry, std::int32_t x,
                                               std::int32_t y, int channel) {

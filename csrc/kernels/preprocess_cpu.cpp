@@ -187,11 +187,12 @@ namespace {
 template <typename Out>
 class Frame {
  public:
-  Frame(const ImageView& image, const PreprocessSpec& spec, const Geometry& geometry, Out* out,
+  Frame(const ImageView& image, const PreprocessSpec& spec, const Geometry& geometry, float scale, Out* out,
         PreprocessWorkspace::Impl& buffers, std::int32_t band_rows)
       : image_(image),
         spec_(spec),
         geometry_(geometry),
+        scale_(scale),
         out_(out),
         buffers_(buffers),
         loops_(kernel::best_row_loops()),
@@ -240,8 +241,12 @@ class Frame {
       Out* const to = output(plane, y) + geometry_.content_x;
       if constexpr (std::is_same_v<Out, float>) {
         loops_.to_float(from, geometry_.content_width, scale, bias, to);
-      } else {
+      } else if constexpr (std::is_same_v<Out, std::uint16_t>) {
         loops_.to_half(from, geometry_.content_width, scale, bias, to);
+      } else {
+        for (std::int32_t x = 0; x < geometry_.content_width; ++x) {
+          kernel::put(kernel::normalised(from[x], scale, bias), scale_, to + x);
+        }
       }
     }
   }
@@ -252,7 +257,8 @@ class Frame {
     }
     for (int plane = 0; plane < 3; ++plane) {
       Out value{};
-      kernel::put(kernel::normalised(spec_.pad_value, normalisation_.scale[plane], normalisation_.bias[plane]), &value);
+      kernel::put(kernel::normalised(spec_.pad_value, normalisation_.scale[plane], normalisation_.bias[plane]), scale_,
+                  &value);
       std::fill(output(plane, y) + begin, output(plane, y) + end, value);
     }
   }
@@ -338,6 +344,7 @@ class Frame {
   const ImageView& image_;
   const PreprocessSpec& spec_;
   const Geometry& geometry_;
+  float scale_;  // of int8
   Out* out_;
   PreprocessWorkspace::Impl& buffers_;
   const kernel::RowLoops& loops_;
@@ -349,14 +356,14 @@ class Frame {
 };
 
 template <typename Out>
-void run(const ImageView& image, const PreprocessSpec& spec, const Geometry& geometry, Out* out,
+void run(const ImageView& image, const PreprocessSpec& spec, const Geometry& geometry, float scale, Out* out,
          PreprocessWorkspace::Impl& workspace, ThreadPool* pool) {
   // A few bands a thread, so that one that wakes late or is interrupted holds nobody up; not more, because
   // neighbouring bands repeat the source rows that they share.
   const std::int32_t threads = pool == nullptr ? 1 : pool->threads();
   const std::int32_t bands = threads == 1 ? 1 : std::min(4 * threads, spec.height);
   const std::int32_t band_rows = (spec.height + bands - 1) / bands;
-  Frame<Out> frame(image, spec, geometry, out, workspace, band_rows);
+  Frame<Out> frame(image, spec, geometry, scale, out, workspace, band_rows);
   const int count = (spec.height + band_rows - 1) / band_rows;
   if (pool == nullptr) {
     for (int band = 0; band < count; ++band) {
@@ -369,17 +376,24 @@ void run(const ImageView& image, const PreprocessSpec& spec, const Geometry& geo
 
 }  // namespace
 
-Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, DType dtype, void* out,
+Geometry preprocess_cpu(const ImageView& image, const PreprocessSpec& spec, TensorType type, void* out,
                         PreprocessWorkspace& workspace, ThreadPool* pool) {
   validate(image);
   validate(spec);
+  validate(type);
   const Geometry geometry = make_geometry(image.width, image.height, spec.width, spec.height, spec.resize);
   PreprocessWorkspace::Impl& buffers = workspace.impl();
   buffers.prepare(image, geometry, spec.filter, pool == nullptr ? 1 : pool->threads());
-  if (dtype == DType::kFloat32) {
-    run(image, spec, geometry, static_cast<float*>(out), buffers, pool);
-  } else {
-    run(image, spec, geometry, static_cast<std::uint16_t*>(out), buffers, pool);
+  switch (type.dtype) {
+    case DType::kFloat32:
+      run(image, spec, geometry, type.scale, static_cast<float*>(out), buffers, pool);
+      break;
+    case DType::kFloat16:
+      run(image, spec, geometry, type.scale, static_cast<std::uint16_t*>(out), buffers, pool);
+      break;
+    case DType::kInt8:
+      run(image, spec, geometry, type.scale, static_cast<std::int8_t*>(out), buffers, pool);
+      break;
   }
   return geometry;
 }

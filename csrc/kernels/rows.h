@@ -95,14 +95,11 @@ EDGEDET_INLINE void triangle_down(const std::uint8_t* const* rows, const std::in
   }
 }
 
-EDGEDET_INLINE void put(float value, float* out) { *out = value; }
-EDGEDET_INLINE void put(float value, std::uint16_t* out) { *out = to_half(value); }
-
 template <typename Out>
 EDGEDET_INLINE void normalise(const std::uint8_t* __restrict levels, std::int32_t count, float scale, float bias,
                               Out* __restrict out) {
   for (std::int32_t x = 0; x < count; ++x) {
-    put(normalised(levels[x], scale, bias), out + x);
+    put(normalised(levels[x], scale, bias), 1.F, out + x);
   }
 }
 

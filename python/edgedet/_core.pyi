@@ -1,6 +1,6 @@
 """The compiled module: kernels, bundle checks and the detector. `edgedet` wraps it; use that."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -113,11 +113,15 @@ def preprocess(
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
     pad_value: int = 114,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16", "int8"] = "float32",
+    scale: float = 1.0,
     format: _PixelFormat = "rgb",
     threads: int = 1,
 ) -> NDArray[Any]:
-    """Image to network input (3, height, width): (pixel / 255 - mean) / std. Images as in `Detector.detect`."""
+    """Image to network input (3, height, width): (pixel / 255 - mean) / std. Images as in `Detector.detect`.
+
+    With int8, a stored q stands for q * scale: rounded to the nearest (ties to even) and saturated.
+    """
 
 def decode_logits(
     logits: NDArray[np.float32],
@@ -183,3 +187,135 @@ def build_info() -> dict[str, str]:
 
     The last five say either what was used or why it is absent and how to get it.
     """
+
+class DeviceView:
+    """Device memory of a `FramePool`, for torch, CuPy and others to read and write in place."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3. Names no stream: the network queues on the one that it is given."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The batch size first."""
+
+    @property
+    def pointer(self) -> int:
+        """Address on the device."""
+
+class FrameTicket:
+    """A frame in flight."""
+
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+
+    def result(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]]:
+        """Boxes, scores and labels of each image, as of `decode_logits`. Sleeps until they are there; once."""
+
+class FramePool:
+    """See `edgedet.cuda.FramePool`."""
+
+    def __init__(
+        self,
+        network: Callable[[dict[str, DeviceView], int, int], object] | None,
+        *,
+        width: int,
+        height: int,
+        resize: _ResizeMode = "stretch",
+        filter: _Filter = "bilinear",
+        channels: _ChannelOrder = "rgb",
+        mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        pad_value: int = 114,
+        input_dtype: Literal["float32", "float16", "int8"] = "float32",
+        input_scale: float = 1.0,
+        head: Literal["logits", "scored"] = "logits",
+        rows: int = 300,
+        classes: int = 80,
+        output_dtype: Literal["float32", "float16"] = "float32",
+        label_dtype: Literal["int64", "int32"] = "int64",
+        top_k: int = 300,
+        score_threshold: float = 0.0,
+        paths: int = 1,
+        max_batch: int = 1,
+        max_width: int = 3840,
+        max_height: int = 2160,
+        graph: bool = True,
+        memory_limit: int = 0,
+        device: int = 0,
+    ) -> None:
+        """Allocates everything."""
+
+    def submit(self, images: Sequence[Any], format: _PixelFormat = "rgb", timeout: float = 0.0) -> FrameTicket:
+        """Starts a frame."""
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that the pool holds: "device" and "pinned"."""
+
+class CudaPreprocessor:
+    """See `edgedet.cuda.Preprocessor`."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        height: int,
+        resize: _ResizeMode = "stretch",
+        filter: _Filter = "bilinear",
+        channels: _ChannelOrder = "rgb",
+        mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        pad_value: int = 114,
+        dtype: Literal["float32", "float16", "int8"] = "float32",
+        scale: float = 1.0,
+        max_batch: int = 1,
+        max_width: int = 3840,
+        max_height: int = 2160,
+        device: int = 0,
+    ) -> None:
+        """Allocates the resize tables."""
+
+    def run(self, images: Sequence[Any], out: Any, *, format: _PixelFormat = "rgb", stream: int = 0) -> None:
+        """Queues the network input of device images at `out` (N, 3, height, width) on `stream`."""
+
+class CudaDecoder:
+    """See `edgedet.cuda.Decoder`."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        height: int,
+        resize: _ResizeMode = "stretch",
+        head: Literal["logits", "scored"] = "logits",
+        rows: int = 300,
+        classes: int = 80,
+        dtype: Literal["float32", "float16"] = "float32",
+        label_dtype: Literal["int64", "int32"] = "int64",
+        top_k: int = 300,
+        score_threshold: float = 0.0,
+        max_batch: int = 1,
+        device: int = 0,
+    ) -> None:
+        """Allocates the scratch memory."""
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of a result of one image."""
+
+    def run(
+        self, outputs: dict[str, Any], sizes: Sequence[tuple[int, int]], results: Any, *, stream: int = 0
+    ) -> None:
+        """Queues the results (N, result_bytes) uint8 of a network's outputs on `stream`."""
+
+    def read(
+        self, results: NDArray[np.uint8]
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]]:
+        """Boxes, scores and labels of each image from results that were copied to the host."""
+
+def cuda_devices() -> tuple[list[dict[str, Any]], str]:
+    """The CUDA devices, and why there are none."""
+
+def cuda_versions() -> tuple[int, int]:
+    """Versions of driver and runtime as CUDA counts them (12040 is 12.4), 0 if there is none."""

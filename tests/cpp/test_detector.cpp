@@ -84,7 +84,7 @@ TEST(detector_equals_plain_loops) {
   for (std::size_t i = 0; i < out.size(); ++i) {
     std::vector<float> input(kPixels);
     ops::PreprocessWorkspace workspace;
-    const Geometry geometry = ops::preprocess_cpu(images.views[i], detector.info().preprocess, DType::kFloat32,
+    const Geometry geometry = ops::preprocess_cpu(images.views[i], detector.info().preprocess, {DType::kFloat32},
                                                   input.data(), workspace, nullptr);
     const test::TinyOutput expected = run(network, input);
     CHECK(out[i].size() == static_cast<std::size_t>(kQueries * kClasses));

@@ -1,4 +1,5 @@
 // Edge cases under the sanitizers; the values are compared with independent implementations in tests/test_kernels.py.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -6,44 +7,12 @@
 
 #include "check.h"
 #include "common/thread_pool.h"
+#include "frames.h"
 #include "kernels/ops.h"
 #include "tiny_bundle.h"
 
 using namespace edgedet;  // NOLINT(google-build-using-namespace)
-
-namespace {
-
-// Width x height pixels in a buffer with no byte to spare after the last row.
-struct Frame {
-  Frame(int width, int height, PixelFormat format, int extra) {
-    const int channels = format == PixelFormat::kRgb || format == PixelFormat::kBgr ? 3 : 1;
-    view.width = width;
-    view.height = height;
-    view.format = format;
-    view.stride = width * channels + extra;
-    pixels = plane(width * channels, height, view.stride);
-    view.data = pixels.data();
-    if (format == PixelFormat::kNv12) {
-      view.uv_stride = view.stride;
-      chroma = plane(width, height / 2, view.uv_stride);
-      view.uv = chroma.data();
-    }
-  }
-
-  static std::vector<std::uint8_t> plane(int row, int rows, std::ptrdiff_t stride) {
-    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(stride * (rows - 1) + row));
-    for (std::size_t i = 0; i < bytes.size(); ++i) {
-      bytes[i] = static_cast<std::uint8_t>(i * 7919U >> 3U);
-    }
-    return bytes;
-  }
-
-  ImageView view;
-  std::vector<std::uint8_t> pixels;
-  std::vector<std::uint8_t> chroma;
-};
-
-}  // namespace
+using test::Frame;
 
 TEST(preprocess_shapes) {
   const int sizes[][2] = {{1, 1}, {1, 7}, {2, 2}, {3, 5}, {17, 1}, {33, 31}, {640, 3}};
@@ -68,9 +37,9 @@ TEST(preprocess_shapes) {
               std::vector<float> one(count, -1.F);
               std::vector<float> many(count, -2.F);
               std::vector<std::uint16_t> half(count);
-              ops::preprocess_cpu(frame.view, spec, DType::kFloat32, one.data(), workspace, nullptr);
-              ops::preprocess_cpu(frame.view, spec, DType::kFloat32, many.data(), workspace, &pool);
-              ops::preprocess_cpu(frame.view, spec, DType::kFloat16, half.data(), workspace, nullptr);
+              ops::preprocess_cpu(frame.view, spec, {DType::kFloat32}, one.data(), workspace, nullptr);
+              ops::preprocess_cpu(frame.view, spec, {DType::kFloat32}, many.data(), workspace, &pool);
+              ops::preprocess_cpu(frame.view, spec, {DType::kFloat16}, half.data(), workspace, nullptr);
               CHECK(one == many);
               bool in_range = true;
               for (const float value : one) {
@@ -83,6 +52,30 @@ TEST(preprocess_shapes) {
       }
     }
   }
+}
+
+// Against the definition of ONNX QuantizeLinear, on values that its rounding is delicate for.
+TEST(preprocess_int8) {
+  const Frame frame(16, 16, PixelFormat::kGray, 0);
+  PreprocessSpec spec;
+  spec.width = 16;
+  spec.height = 16;
+  spec.mean = {0.5F, 0.5F, 0.5F};
+  ops::PreprocessWorkspace workspace;
+  std::vector<float> values(3 * 256);
+  std::vector<std::int8_t> stored(3 * 256);
+  for (const float scale : {1.F / 510.F, 1.F / 255.F, 0.01F, 10.F, 0.0001F}) {
+    ops::preprocess_cpu(frame.view, spec, {DType::kFloat32}, values.data(), workspace, nullptr);
+    ops::preprocess_cpu(frame.view, spec, {DType::kInt8, scale}, stored.data(), workspace, nullptr);
+    bool equal = true;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const double rounded = std::nearbyint(static_cast<double>(values[i] / scale));
+      equal = equal && stored[i] == std::min(127.0, std::max(-128.0, rounded));
+    }
+    CHECK(equal);
+  }
+  CHECK_THROWS(ErrorKind::kInvalidInput, "scale",
+               ops::preprocess_cpu(frame.view, spec, {DType::kInt8, 0.F}, stored.data(), workspace, nullptr));
 }
 
 TEST(decode_logits_order) {

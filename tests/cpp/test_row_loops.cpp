@@ -146,7 +146,7 @@ TEST(frames_agree_with_the_definition) {
       spec.mean = {0.4F, 0.5F, 0.6F};
       spec.std = {0.2F, 0.3F, 0.25F};
       std::vector<float> out(static_cast<std::size_t>(3 * spec.width * spec.height));
-      const Geometry geometry = ops::preprocess_cpu(image, spec, DType::kFloat32, out.data(), workspace, nullptr);
+      const Geometry geometry = ops::preprocess_cpu(image, spec, {DType::kFloat32}, out.data(), workspace, nullptr);
       const kernel::Normalisation normalisation = kernel::make_normalisation(spec);
       bool same = true;
       std::size_t at = 0;

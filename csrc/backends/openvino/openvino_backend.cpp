@@ -227,7 +227,7 @@ class OpenvinoBackend final : public Backend {
       flying.push(*request);
       request->image = i;
       const auto start = Clock::now();
-      request->geometry = ops::preprocess_cpu(images[i], preprocess_, DType::kFloat32, request->input,
+      request->geometry = ops::preprocess_cpu(images[i], preprocess_, {DType::kFloat32}, request->input,
                                               request->preprocess, pool_.get());
       preprocessing += Clock::now() - start;
       guarded(ErrorKind::kBackend, "inference failed", [&] { request->infer.start_async(); });

@@ -34,7 +34,13 @@ enum class Filter : std::uint8_t {
 
 enum class ChannelOrder : std::uint8_t { kRgb, kBgr };
 
-enum class DType : std::uint8_t { kFloat32, kFloat16 };
+enum class DType : std::uint8_t { kFloat32, kFloat16, kInt8 };
+
+// Element type of a network input.
+struct TensorType {
+  DType dtype = DType::kFloat32;
+  float scale = 1.F;  // kInt8 only: a stored q stands for q * scale
+};
 
 // From image to network input: out = (pixel / 255 - mean) / std, NCHW, channels in `channels` order.
 struct PreprocessSpec {

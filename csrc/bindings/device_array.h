@@ -1,0 +1,28 @@
+// Arrays of other libraries in the memory of a device: DLPack and __cuda_array_interface__.
+#pragma once
+
+#include <cstdint>
+
+#include <pybind11/pybind11.h>
+
+#include "bindings/arrays.h"
+
+namespace edgedet {
+
+// An array that lies where the device can read it, kept alive.
+struct DeviceArray {
+  ArrayInfo info;
+  pybind11::object owner;
+  bool has_producer = false;    // work on `producer` writes it
+  std::uintptr_t producer = 0;  // a cudaStream_t
+};
+
+// Whether the object says that it is in device memory.
+bool is_device_array(const pybind11::handle& object);
+
+// Asks the object for its memory. With DLPack the owner makes `stream` (a cudaStream_t) wait for its own; with
+// __cuda_array_interface__ it names the stream to wait for. Throws Error(kInvalidInput) on what is neither, on another
+// device than `device`, on an interface that breaks its own rules.
+DeviceArray device_array(const pybind11::handle& object, int device, std::uintptr_t stream);
+
+}  // namespace edgedet
