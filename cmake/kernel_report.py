@@ -37,10 +37,8 @@ def readable(mangled: str) -> str:
     if not arguments:
         return name
     words = [_TYPES[arguments[1]]]
-    if scored := re.search(r"ScoredHeadI[ft]([il])E", arguments):
-        words.append("labels int64" if scored[1] == "l" else "labels int32")
-    elif "LogitHead" in arguments:
-        words.append("logits")
+    if "Head" in arguments:
+        words.append("logits" if "LogitHead" in arguments else "scored")
     if "Lb" in arguments:
         words.append("packed" if "Lb1E" in arguments else "one by one")
     return f"{name} {', '.join(words)}"
@@ -91,8 +89,10 @@ def table(usage: dict[str, list[Usage]], sizes: dict[str, int]) -> str:
         "| registers a thread (spilled bytes) | " + " | ".join(f"sm_{arch}" for arch in architectures) + " |",
         "|---" * (len(architectures) + 1) + "|",
     ]
-    for kernel in kernels:
-        lines.append(f"| {kernel} | " + " | ".join(cell(by_kernel[arch].get(kernel)) for arch in architectures) + " |")
+    lines += [
+        f"| {kernel} | " + " | ".join(cell(by_kernel[arch].get(kernel)) for arch in architectures) + " |"
+        for kernel in kernels
+    ]
     lines.append("| machine code, kB | " + " | ".join(f"{sizes[arch] / 1000:.0f}" for arch in architectures) + " |")
     return "\n".join(lines) + "\n"
 

@@ -134,8 +134,8 @@ class FramePool {
     std::size_t images_ = 0;
   };
 
-  // Takes a free path, or sleeps until there is one. Throws Error(kBackend) if there is none for `timeout` seconds, which
-  // may be infinite. Thread-safe. Allocates nothing once the paths have seen the batch size.
+  // Takes a free path, or sleeps until there is one. Throws Error(kBackend) if there is none for `timeout` seconds,
+  // which may be infinite. Thread-safe. Allocates nothing once the paths have seen the batch size.
   Ticket submit(const ImageView* images, std::size_t count, const Source& source, double timeout);
 
   FrameMemory memory() const noexcept;  // of all paths

@@ -59,8 +59,7 @@ FramePool::FramePool(const NetworkSpec& spec, const std::function<EnqueueNetwork
   }
 }
 
-FramePool::Ticket FramePool::submit(const ImageView* images, std::size_t count, const Source& source,
-                                     double timeout) {
+FramePool::Ticket FramePool::submit(const ImageView* images, std::size_t count, const Source& source, double timeout) {
   FramePath* const path = state_->take(timeout);
   try {
     path->submit(images, count, source);

@@ -18,6 +18,7 @@ namespace edgedet::cuda {
 
 #define EDGEDET_UNROLL _Pragma("unroll")
 #define EDGEDET_UNROLL_TWICE _Pragma("unroll 2")
+#define EDGEDET_NO_UNROLL _Pragma("unroll 1")
 
 #if __CUDACC_VER_MAJOR__ >= 12
 #define EDGEDET_GRID_CONSTANT __grid_constant__
@@ -45,6 +46,7 @@ __device__ inline unsigned char* shared_memory() {
 
 #define EDGEDET_UNROLL
 #define EDGEDET_UNROLL_TWICE
+#define EDGEDET_NO_UNROLL
 
 template <typename Body>
 void run_body(const void* body) {

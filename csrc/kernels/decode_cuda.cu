@@ -68,9 +68,11 @@ KernelCall Decoder::plan_head(const Head& head, std::int64_t values, const Geome
     const dim3 grid(static_cast<unsigned>(blocks_for(values)), static_cast<unsigned>(count));
     return make_call(body, grid, sizeof(kernel::DecodeShared));
   };
-  const bool aligned = reinterpret_cast<std::uintptr_t>(head.values()) % sizeof(kernel::Pack<T>) == 0;
-  if (aligned && values % static_cast<std::int64_t>(sizeof(kernel::Pack<T>) / sizeof(T)) == 0) {
-    return fill(kernel::DecodeKernel<T, Head, true>{});
+  if constexpr (Head::kSigmoid) {  // scores are few
+    const bool aligned = reinterpret_cast<std::uintptr_t>(head.values()) % sizeof(kernel::Pack<T>) == 0;
+    if (aligned && values % static_cast<std::int64_t>(sizeof(kernel::Pack<T>) / sizeof(T)) == 0) {
+      return fill(kernel::DecodeKernel<T, Head, true>{});
+    }
   }
   return fill(kernel::DecodeKernel<T, Head, false>{});
 }
@@ -89,18 +91,17 @@ KernelCall Decoder::plan(const LogitsOutput& output, DType dtype, const Geometry
 
 KernelCall Decoder::plan(const ScoredOutput& output, DType dtype, const Geometry* geometries, std::size_t count,
                          void* results) const {
-  const auto as = [&](auto zero, auto label) {
+  const auto as = [&](auto zero) {
     using T = decltype(zero);
-    using Label = decltype(label);
-    const kernel::ScoredHead<T, Label> head{static_cast<const Label*>(output.labels),
-                                            static_cast<const T*>(output.boxes), static_cast<const T*>(output.scores),
-                                            output.rows, output.classes};
+    const kernel::ScoredHead<T> head{output.labels,
+                                     static_cast<const T*>(output.boxes),
+                                     static_cast<const T*>(output.scores),
+                                     output.rows,
+                                     output.classes,
+                                     output.wide_labels};
     return plan_head<T>(head, output.rows, geometries, count, results);
   };
-  const auto with_label = [&](auto zero) {
-    return output.wide_labels ? as(zero, std::int64_t{}) : as(zero, std::int32_t{});
-  };
-  return dtype == DType::kFloat16 ? with_label(std::uint16_t{}) : with_label(float{});
+  return dtype == DType::kFloat16 ? as(std::uint16_t{}) : as(float{});
 }
 
 }  // namespace edgedet::cuda

@@ -66,37 +66,34 @@ __device__ inline std::int32_t block_sum(std::int32_t mine) {
 }
 
 // Puts the best `keep` candidates of the block (and maybe others; all of them if there are fewer) into shared.kept, in
-// any order, and their number into shared.size. Candidates are distinct and not zero. `visit` calls a function with
-// every candidate of this thread.
-template <typename Visit>
-__device__ void select(std::int32_t keep, const Visit& visit) {
+// any order, and their number into shared.size. Candidates are distinct and not zero. `source` has those of this
+// thread: highest() is the largest key, reaching(least) the number of candidates from `least` on, and collect(least,
+// push) calls push with each of these.
+template <typename Source>
+__device__ void select(std::int32_t keep, const Source& source) {
   DecodeShared& shared = decode_shared();
   // The highest bits of the bound are enough: what they leave open costs a few candidates more.
   constexpr int kBoundBits = 20;
-  std::uint32_t highest = 0;
-  visit([&](std::uint64_t candidate) {
-    const std::uint32_t key = candidate_key(candidate);
-    highest = highest < key ? key : highest;
-  });
+  const std::uint32_t highest = source.highest();
   std::uint32_t bound = 0;
+  EDGEDET_NO_UNROLL
   for (int bit = 31; bit > 31 - kBoundBits; --bit) {
     const std::uint32_t higher = bound | (std::uint32_t{1} << bit);
     if (__syncthreads_count(static_cast<int>(highest >= higher)) >= keep) {
       bound = higher;
     }
   }
-  std::uint64_t least = static_cast<std::uint64_t>(bound) << 32;
+  std::uint64_t least = bound == 0 ? 1 : static_cast<std::uint64_t>(bound) << 32;
+  EDGEDET_NO_UNROLL
   for (int attempt = 0; attempt < 2; ++attempt) {
     if (threadIdx.x == 0) {
       shared.size = 0;
     }
     __syncthreads();
-    visit([&](std::uint64_t candidate) {
-      if (candidate != 0 && candidate >= least) {
-        const std::int32_t at = atomicAdd(&shared.size, 1);
-        if (at < kCapacity) {
-          shared.kept[at] = candidate;
-        }
+    source.collect(least, [&shared](std::uint64_t candidate) {
+      const std::int32_t at = atomicAdd(&shared.size, 1);
+      if (at < kCapacity) {
+        shared.kept[at] = candidate;
       }
     });
     __syncthreads();
@@ -105,11 +102,10 @@ __device__ void select(std::int32_t keep, const Visit& visit) {
     }
     // Exactly `keep` candidates reach the keep-th one.
     least = 0;
+    EDGEDET_NO_UNROLL
     for (int bit = 63; bit >= 0; --bit) {
       const std::uint64_t higher = least | (std::uint64_t{1} << bit);
-      std::int32_t reach = 0;
-      visit([&](std::uint64_t candidate) { reach += candidate >= higher ? 1 : 0; });
-      if (block_sum(reach) >= keep) {
+      if (block_sum(source.reaching(higher)) >= keep) {
         least = higher;
       }
     }
@@ -170,13 +166,14 @@ struct LogitHead {
 
 // Post-processed head: labels (images, rows), boxes (images, rows, 4) xyxy in pixels of the network input, scores
 // (images, rows).
-template <typename T, typename Label>
+template <typename T>
 struct ScoredHead {
-  const Label* labels;
+  const void* labels;  // int64 if wide_labels, else int32
   const T* boxes;
   const T* scores;
   std::int32_t rows;
   std::int32_t classes;
+  bool wide_labels;
 
   static constexpr bool kSigmoid = false;
   __device__ const T* values() const { return scores; }
@@ -188,7 +185,8 @@ struct ScoredHead {
     if (!is_finite_box(box)) {
       atomicExch(&shared.non_finite_boxes, 1);
     }
-    const Label label = labels[row];
+    const std::int64_t label =
+        wide_labels ? static_cast<const std::int64_t*>(labels)[row] : static_cast<const std::int32_t*>(labels)[row];
     if (label < 0 || label >= classes) {
       atomicExch(&shared.wrong_labels, 1);
     }
@@ -223,25 +221,102 @@ struct DecodeKernel {
     return lists() + (static_cast<std::int64_t>(image) * gridDim.x + block) * (kCapacity + 1);
   }
 
-  __device__ static std::uint64_t candidate_of(std::uint32_t key, std::int32_t index) {
-    return key == 0 ? 0 : (static_cast<std::uint64_t>(key) << 32) | (0xFFFFFFFFU - static_cast<std::uint32_t>(index));
+  // The flat index of value `i` of this thread is first_index() + offset_of(i).
+  static constexpr int kPack = kPacked ? static_cast<int>(16 / sizeof(T)) : 1;
+  __device__ static std::int32_t first_index() {
+    return static_cast<std::int32_t>(blockIdx.x) * kChunk + static_cast<std::int32_t>(threadIdx.x) * kPack;
   }
+  __device__ static std::int32_t offset_of(int i) { return i / kPack * kThreads * kPack + i % kPack; }
 
-  // The flat index of value `i` of this thread.
-  __device__ static std::int32_t index_of(int i) {
-    constexpr int kPack = kPacked ? static_cast<int>(16 / sizeof(T)) : 1;
-    const auto thread = static_cast<std::int32_t>(threadIdx.x);
-    return static_cast<std::int32_t>(blockIdx.x) * kChunk + (i / kPack * kThreads + thread) * kPack + i % kPack;
-  }
+  // The values of this thread, whose keys are in registers.
+  struct Chunk {
+    const std::uint32_t (&keys)[kValuesPerThread];
+    const T* values;
+
+    __device__ std::uint32_t highest() const {
+      std::uint32_t found = 0;
+      EDGEDET_UNROLL
+      for (const std::uint32_t key : keys) {
+        found = found < key ? key : found;
+      }
+      return found;
+    }
+    __device__ std::int32_t reaching(std::uint64_t least) const {
+      // Offsets, unlike candidates, are constants and take no registers.
+      const std::uint32_t key = candidate_key(least);
+      const std::int64_t last = key == 0 ? -1 : static_cast<std::int64_t>(candidate_index(least)) - first_index();
+      std::int32_t count = 0;
+      EDGEDET_UNROLL
+      for (int i = 0; i < kValuesPerThread; ++i) {
+        count += keys[i] > key || (keys[i] == key && offset_of(i) <= last) ? 1 : 0;
+      }
+      return count;
+    }
+    template <typename Push>
+    __device__ void collect(std::uint64_t least, const Push& push) const {
+      // Registers have no index: those that may reach are noted as bits, and the few of them read again.
+      static_assert(kValuesPerThread <= 64);
+      const std::uint32_t key = candidate_key(least);
+      std::uint64_t reach = 0;
+      EDGEDET_UNROLL
+      for (int i = 0; i < kValuesPerThread; ++i) {
+        reach |= static_cast<std::uint64_t>(keys[i] >= key && keys[i] != 0 ? 1 : 0) << i;
+      }
+      while (reach != 0) {
+        const std::int32_t index = first_index() + offset_of(__ffsll(static_cast<long long>(reach)) - 1);
+        const std::uint64_t candidate = make_candidate(to_float(values[index]), static_cast<std::uint32_t>(index));
+        if (candidate >= least) {
+          push(candidate);
+        }
+        reach &= reach - 1;
+      }
+    }
+  };
+
+  // What the blocks of an image kept, in device memory.
+  struct Lists {
+    const DecodeKernel& kernel;
+    std::int32_t image;
+
+    template <typename Use>
+    __device__ void visit(const Use& use) const {
+      for (std::int32_t block = 0; block < static_cast<std::int32_t>(gridDim.x); ++block) {
+        const std::uint64_t* list = kernel.list(image, block);
+        const auto kept = static_cast<std::int32_t>(__ldcg(list));
+        for (auto i = static_cast<std::int32_t>(threadIdx.x); i < kept; i += kThreads) {
+          use(__ldcg(list + 1 + i));
+        }
+      }
+    }
+    __device__ std::uint32_t highest() const {
+      std::uint32_t found = 0;
+      visit([&](std::uint64_t candidate) {
+        found = found < candidate_key(candidate) ? candidate_key(candidate) : found;
+      });
+      return found;
+    }
+    __device__ std::int32_t reaching(std::uint64_t least) const {
+      std::int32_t count = 0;
+      visit([&](std::uint64_t candidate) { count += candidate >= least ? 1 : 0; });
+      return count;
+    }
+    template <typename Push>
+    __device__ void collect(std::uint64_t least, const Push& push) const {
+      visit([&](std::uint64_t candidate) {
+        if (candidate >= least) {
+          push(candidate);
+        }
+      });
+    }
+  };
 
   // Fills `keys` with the chunk's values as integers in their order, zero where there is none. Returns whether one is
   // NaN.
   __device__ bool load(const T* values, std::uint32_t (&keys)[kValuesPerThread]) const {
-    constexpr int kPack = kPacked ? static_cast<int>(16 / sizeof(T)) : 1;
     bool nan = false;
     EDGEDET_UNROLL
     for (int i = 0; i < kValuesPerThread; i += kPack) {
-      const std::int32_t index = index_of(i);
+      const std::int32_t index = first_index() + offset_of(i);
       if (index >= count) {
         EDGEDET_UNROLL
         for (int part = 0; part < kPack; ++part) {
@@ -276,12 +351,7 @@ struct DecodeKernel {
     {
       std::uint32_t keys[kValuesPerThread];
       nan = __syncthreads_or(static_cast<int>(load(values, keys))) != 0;
-      select(keep, [&](auto&& use) {
-        EDGEDET_UNROLL
-        for (int i = 0; i < kValuesPerThread; ++i) {
-          use(candidate_of(keys[i], index_of(i)));
-        }
-      });
+      select(keep, Chunk{keys, values});
     }
     if (gridDim.x > 1 && !merge(image, nan)) {
       return;
@@ -317,15 +387,7 @@ struct DecodeKernel {
       return false;
     }
     __threadfence();
-    select(keep, [&](auto&& use) {
-      for (std::int32_t block = 0; block < blocks; ++block) {
-        const std::uint64_t* other = list(image, block);
-        const auto kept = static_cast<std::int32_t>(__ldcg(other));
-        for (std::int32_t i = thread; i < kept; i += kThreads) {
-          use(__ldcg(other + 1 + i));
-        }
-      }
-    });
+    select(keep, Lists{*this, image});
     nan = atomicAdd(&scratch[image].nan_values, 0) != 0;
     __syncthreads();
     if (thread == 0) {
