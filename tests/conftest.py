@@ -34,7 +34,8 @@ def _required() -> frozenset[str]:
     return names
 
 
-def _skip_or_fail(name: str, reason: str) -> None:
+def skip_or_fail(name: str, reason: str) -> None:
+    """Skips a test for want of hardware; fails it if EDGEDET_REQUIRE promised that."""
     if name in _required():
         pytest.fail(f"EDGEDET_REQUIRE names {name}, but {reason}", pytrace=False)
     pytest.skip(reason)
@@ -80,7 +81,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     probes = {"cuda": _missing_cuda, "tensorrt": _missing_tensorrt}
     for name in _HARDWARE:
         if item.get_closest_marker(name) is not None and (reason := probes[name]()):
-            _skip_or_fail(name, reason)
+            skip_or_fail(name, reason)
 
 
 @pytest.fixture(autouse=True)
@@ -98,5 +99,5 @@ def shared() -> Path:
     """The folder with real images and published models: EDGEDET_SHARED, or `../shared` beside the repository."""
     folder = Path(os.environ.get("EDGEDET_SHARED") or ROOT.parent / "shared")
     if not (folder / "data").is_dir() or not (folder / "models").is_dir():
-        _skip_or_fail("shared", f"no shared data: {folder} lacks data/ or models/ (set EDGEDET_SHARED to its place)")
+        skip_or_fail("shared", f"no shared data: {folder} lacks data/ or models/ (set EDGEDET_SHARED to its place)")
     return folder

@@ -210,7 +210,10 @@ class FrameTicket:
         """Whether `result` would return at once."""
 
     def result(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]]:
-        """Boxes, scores and labels of each image, as of `decode_logits`. Sleeps until they are there; once."""
+        """Boxes, scores and labels of each image, as of `decode_logits`. Sleeps until they are there; once.
+
+        Raises `ModelError` on NaN and the like in what the network wrote, `BackendError` where CUDA failed.
+        """
 
 class FramePool:
     """See `edgedet.cuda.FramePool`."""
@@ -247,7 +250,12 @@ class FramePool:
         """Allocates everything."""
 
     def submit(self, images: Sequence[Any], format: _PixelFormat = "rgb", timeout: float = 0.0) -> FrameTicket:
-        """Starts a frame."""
+        """Starts a frame of 1 to max_batch images, all on the host or all in memory that the device can read.
+
+        Images as in `Detector.detect`. The ticket keeps device images alive; they must not change until `result`.
+        Raises `BackendError` if no path is free for `timeout` seconds, `InvalidInputError` on an image that is too
+        large, of another layout, on another device, or on the host where it says that it is not.
+        """
 
     @property
     def memory(self) -> dict[str, int]:
@@ -304,9 +312,7 @@ class CudaDecoder:
     def result_bytes(self) -> int:
         """Bytes of a result of one image."""
 
-    def run(
-        self, outputs: dict[str, Any], sizes: Sequence[tuple[int, int]], results: Any, *, stream: int = 0
-    ) -> None:
+    def run(self, outputs: dict[str, Any], sizes: Sequence[tuple[int, int]], results: Any, *, stream: int = 0) -> None:
         """Queues the results (N, result_bytes) uint8 of a network's outputs on `stream`."""
 
     def read(
