@@ -90,6 +90,15 @@ def torch() -> Any:
     return torch
 
 
+@pytest.mark.cuda
+def test_the_kernels_and_frames_of_the_cpp_tests() -> None:
+    built = sorted(ROOT.glob("build/*/tests/cpp/edgedet_cuda_tests"), key=lambda path: path.stat().st_mtime)
+    if not built:
+        skip_or_fail("cuda", "edgedet was built without its C++ tests of CUDA")
+    run = subprocess.run([built[-1]], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 def to_device(torch: Any, array: Any) -> Any:
     return torch.from_numpy(array).to("cuda")
 
