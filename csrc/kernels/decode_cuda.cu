@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -11,6 +12,16 @@ namespace edgedet::cuda {
 namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
+
+// Far enough below the logit of the threshold that no rounding of the sigmoid reaches it: there the sigmoid still rises
+// by 1e-5.
+float surely_low(float threshold) {
+  if (threshold <= 0.F) {
+    return -std::numeric_limits<float>::infinity();
+  }
+  const double logit = std::log(static_cast<double>(threshold)) - std::log1p(-static_cast<double>(threshold));
+  return static_cast<float>(std::min(logit, 7.0) - 0.01 * std::max(1.0, std::abs(std::min(logit, 7.0))));
+}
 
 std::int64_t blocks_for(std::int64_t values) { return (values + kernel::kChunk - 1) / kernel::kChunk; }
 
@@ -62,6 +73,7 @@ KernelCall Decoder::plan_head(const Head& head, std::int64_t values, const Geome
     body.keep = static_cast<std::int32_t>(std::min<std::int64_t>(values, options_.top_k));
     body.top_k = options_.top_k;
     body.threshold = options_.score_threshold;
+    body.surely_low = Head::kSigmoid ? surely_low(options_.score_threshold) : options_.score_threshold;
     body.results = static_cast<unsigned char*>(results);
     body.scratch = scratch_.as<kernel::DecodeScratch>();
     std::copy(geometries, geometries + count, body.geometries);

@@ -211,6 +211,7 @@ struct DecodeKernel {
   std::int32_t keep;   // rows of an image, at most `count` and kCapacity
   std::int32_t top_k;  // rows that a result has room for
   float threshold;
+  float surely_low;        // a value below it has a score below the threshold; spares the sigmoid, slow where double is
   unsigned char* results;  // see result_bytes
   DecodeScratch* scratch;  // null if there is one block an image
   Geometry geometries[cuda::kMaxBatch];
@@ -414,7 +415,7 @@ struct DecodeKernel {
         continue;  // the result is an error
       }
       const float value = to_float(values[index]);
-      const float score = Head::kSigmoid ? sigmoid(value) : value;
+      const float score = value < surely_low ? -1.F : (Head::kSigmoid ? sigmoid(value) : value);
       if (score < threshold) {
         atomicMin(&shared.first_low, i);
       } else {

@@ -174,6 +174,14 @@ TEST(cuda_preprocess_keeps_tables) {
     launches(121 + i, 141 + i);
   }
   CHECK(launches(100, 60) == 3 || !kSimulated);
+  // The tables of the first image are the oldest, and must survive what the second image needs.
+  for (int i = 0; i < 6; ++i) {
+    launches(20 + 2 * i, 21 + 2 * i);
+  }
+  std::vector<Frame> frames;
+  frames.emplace_back(20, 21, PixelFormat::kRgb, 0);
+  frames.emplace_back(90, 91, PixelFormat::kRgb, 0);
+  CHECK(on_device(frames, spec, {}, preprocessor, geometries) == on_cpu(frames, spec, {}));
 }
 
 TEST(cuda_preprocess_refuses) {
@@ -315,6 +323,22 @@ TEST(cuda_decode_ties) {
   }
   options.top_k = 1000;
   check_logits(gathered, 1, 300, 80, options, "the best in few threads");
+}
+
+// Rows are cut at the threshold where the CPU cuts them, however close their scores come to it.
+TEST(cuda_decode_thresholds) {
+  for (const float threshold : {1e-30F, 1e-4F, 0.3F, 0.5F, 0.9F, 0.999F, 0.999999F, 1.F}) {
+    const double logit = std::log(threshold / (1.0 - std::min(static_cast<double>(threshold), 0.99999999)));
+    std::vector<float> values;
+    for (int i = 0; i < 64; ++i) {
+      values.push_back(static_cast<float>(logit + 0.002 * (i - 32)));
+      values.push_back(static_cast<float>(logit + 1e-6 * (i - 32)));
+      values.push_back(static_cast<float>(0.5 * (i - 32)));
+    }
+    ops::DecodeOptions options;
+    options.score_threshold = threshold;
+    check_logits(values, 1, 64, 3, options, "threshold " + std::to_string(threshold));
+  }
 }
 
 TEST(cuda_decode_scored) {

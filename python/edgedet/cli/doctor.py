@@ -50,6 +50,16 @@ def run(arguments: argparse.Namespace) -> int:
     for backend in _core.backends():
         print(f"  {backend['name']:<10} {'ready' if backend['available'] else 'not here'}: {backend['detail']}")
 
+    print("\nCUDA devices")
+    devices, reason = _core.cuda_devices()
+    for device in devices:
+        major, minor = device["compute_capability"]
+        free, total = (device[key] / 2**30 for key in ("free_bytes", "total_bytes"))
+        kind = "integrated, " if device["integrated"] else ""
+        print(f"  {device['index']:<10} {kind}compute capability {major}.{minor}, {free:.1f} of {total:.1f} GiB free")
+    if not devices:
+        print(f"  none: {reason}")
+
     print("\noptional")
     for package, purpose, extra in _EXTRAS:
         remedy = f"pip install 'edgedet[{extra}]'" if extra else f"pip install {package}"
