@@ -43,11 +43,11 @@ Images read_images(const py::sequence& images, const std::string& format, int de
     read.source.memory = frame::Source::Memory::kReadable;
     DeviceArray array = device_array(image, device, stream);
     if (array.has_producer) {
-      if (read.source.has_producer && read.source.producer != reinterpret_cast<void*>(array.producer)) {
+      if (read.source.has_producer && read.source.producer != to_pointer(array.producer)) {
         refuse("images: expected one stream that writes them all, got several; synchronise them first");
       }
       read.source.has_producer = true;
-      read.source.producer = reinterpret_cast<void*>(array.producer);
+      read.source.producer = to_pointer(array.producer);
     }
     read.views.push_back(image_view(array.info, pixels));
     read.owners.push_back(std::move(array.owner));
@@ -147,8 +147,8 @@ class PyTicket {
   PyTicket(PyTicket&&) = default;
   PyTicket& operator=(PyTicket&&) = default;
 
-  // The device may still read the images of a frame that nobody waited for.
-  ~PyTicket() {
+  // The device may still read the images of a frame that nobody waited for. Neither part of this throws.
+  ~PyTicket() {  // NOLINT(bugprone-exception-escape)
     const py::gil_scoped_release release;
     ticket_ = {};
   }
@@ -177,11 +177,11 @@ class PyFramePool {
     if (paths < 1) {
       refuse("paths: expected 1 or more, got " + std::to_string(paths));
     }
-    const frame::EnqueueNetwork enqueue = python_network(network, spec);
+    frame::EnqueueNetwork enqueue = python_network(network, spec);
     const py::gil_scoped_release release;
     intake_ = frame::make_stream(options.device);
     pool_ = std::make_unique<frame::FramePool>(
-        spec, [&enqueue] { return enqueue; }, options, static_cast<std::size_t>(paths));
+        spec, [&enqueue]() -> frame::EnqueueNetwork { return enqueue; }, options, static_cast<std::size_t>(paths));
   }
 
   PyTicket submit(const py::sequence& images, const std::string& format, double timeout) {
@@ -250,7 +250,7 @@ void* tensor_memory(const py::handle& object, const char* what, const char* type
     refuse(std::string(what) + ": expected a contiguous array of type " + type + " and shape " +
            std::string(py::str(py::tuple(py::cast(shape)))) + ", got " + std::string(py::repr(interface)));
   }
-  void* data = reinterpret_cast<void*>(py::cast<std::uintptr_t>(py::cast<py::tuple>(interface["data"])[0]));
+  void* data = to_pointer(py::cast<std::uintptr_t>(py::cast<py::tuple>(interface["data"])[0]));
   frame::check_readable(data, device, what);
   return data;
 }
@@ -269,7 +269,7 @@ class PyPreprocessor {
     void* const data =
         tensor_memory(out, "out", type_string(type_.dtype),
                       {static_cast<py::ssize_t>(read.views.size()), 3, spec_.height, spec_.width}, device_);
-    operation_.run(read.views.data(), read.views.size(), data, reinterpret_cast<void*>(stream));
+    operation_.run(read.views.data(), read.views.size(), data, to_pointer(stream));
   }
 
  private:
@@ -316,7 +316,7 @@ class PyDecoder {
           make_geometry(width, height, spec_.preprocess.width, spec_.preprocess.height, spec_.preprocess.resize));
     }
     void* const data = tensor_memory(results, "results", "|u1", {count, result_bytes()}, device_);
-    operation_.run(buffers, geometries.data(), geometries.size(), data, reinterpret_cast<void*>(stream));
+    operation_.run(buffers, geometries.data(), geometries.size(), data, to_pointer(stream));
   }
 
   py::list read(const py::array_t<std::uint8_t, py::array::c_style>& results) const {

@@ -102,8 +102,7 @@ DeviceArray from_interface(const py::handle& object) {
   const py::object found = object.attr("__cuda_array_interface__");
   try {
     const auto interface = py::cast<py::dict>(found);
-    array.info.data =
-        reinterpret_cast<const void*>(py::cast<std::uintptr_t>(py::cast<py::tuple>(interface["data"])[0]));
+    array.info.data = to_pointer(py::cast<std::uintptr_t>(py::cast<py::tuple>(interface["data"])[0]));
     array.info.dtype = py::cast<std::string>(interface["typestr"]);
     array.info.bytes = array.info.dtype == "|u1";
     for (const py::handle size : py::cast<py::tuple>(interface["shape"])) {

@@ -9,6 +9,9 @@
 
 namespace edgedet {
 
+// An address or a stream as Python has it, as an integer. NOLINTNEXTLINE(performance-no-int-to-ptr)
+inline void* to_pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
+
 // An array that lies where the device can read it, kept alive.
 struct DeviceArray {
   ArrayInfo info;

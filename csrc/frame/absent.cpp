@@ -27,6 +27,7 @@ int driver_version() { return 0; }
 int runtime_version() { return 0; }
 
 struct FramePath::Impl {};
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 FramePath::FramePath(const NetworkSpec& /*spec*/, EnqueueNetwork /*network*/, const FrameOptions& /*options*/) {
   no_cuda();
 }

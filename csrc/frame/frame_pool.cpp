@@ -122,7 +122,7 @@ void FramePool::Ticket::release() noexcept {
   }
   try {
     path_->discard();
-  } catch (const Error&) {
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
     // Nobody asked for this frame; the next one on the path meets the same failure.
   }
   pool_->give_back(std::exchange(path_, nullptr));

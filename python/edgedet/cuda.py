@@ -8,7 +8,7 @@ Bring any network that queues its work on a CUDA stream (torch, CuPy, TensorRT t
             torch.as_tensor(buffers["logits"], device="cuda").copy_(logits)
             torch.as_tensor(buffers["boxes"], device="cuda").copy_(boxes)
 
-    pool = cuda.FramePool(network, width=640, height=640, filter="antialias", paths=2)
+    pool = cuda.FramePool(network, width=640, height=640, filter="antialias", paths=2, graph=False)
     [(boxes, scores, labels)] = pool.detect([frame])
 
 Images are NumPy arrays (copied to pinned memory before the call returns), or arrays of another library in device
@@ -75,9 +75,9 @@ class FramePool(_core.FramePool):
         network: Called as ``network(buffers, batch, stream)`` to queue the network on `stream` (a cudaStream_t) for the
             first `batch` images of `buffers`: "input" (batch, 3, height, width), and "logits" (batch, rows, classes)
             and "boxes" (batch, rows, 4), cxcywh in [0, 1]; or, with ``head="scored"``, "labels" (batch, rows), "boxes"
-            xyxy in pixels of the network input, "scores". It must not wait, and while its graph is captured (its second
-            call for a batch size) not allocate either. With several paths it is called for each, with other buffers.
-            None: nothing, for measurements.
+            xyxy in pixels of the network input, "scores". It must not wait. With ``graph=True`` it is called twice for a
+            batch size, the second time to be captured, and what it works in must stay allocated. With several paths it
+            is called for each, with other buffers. None: nothing, for measurements.
         width, height, resize, filter, channels, mean, std, pad_value: As in `edgedet.preprocess`.
         input_dtype, input_scale: Type of the network's input; with int8 a stored q stands for q * input_scale.
         output_dtype, label_dtype: Types of the outputs.
@@ -86,7 +86,7 @@ class FramePool(_core.FramePool):
         paths: Frames in flight at a time.
         max_batch: Images a frame, at most 32.
         max_width, max_height: Largest image; memory is reserved for it.
-        graph: False queues the parts one by one, for networks that cannot be captured.
+        graph: False calls the network for every frame: for what cannot be captured, or allocates as it goes (torch).
         memory_limit: Bytes of device memory that the pool may take; 0: no limit.
         device: Index in `devices`.
 

@@ -1,4 +1,4 @@
-// What tests of the Python module on host_cuda need beside it; see tests/host_cuda.py.
+// What tests of the Python module on host_cuda need beside it; see tests/host_cuda_frames.py.
 #include <cstddef>
 #include <cstdint>
 
@@ -18,29 +18,24 @@ EXPORTED void* test_upload(const void* from, std::size_t bytes, int pinned) {
 }
 
 // Queues the same on a stream, from pinned memory, so that it happens late.
-EXPORTED int test_copy_async(void* to, const void* from, std::size_t bytes, std::uintptr_t stream) {
-  return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, reinterpret_cast<cudaStream_t>(stream));
+EXPORTED int test_copy_async(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
+  return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream);
 }
 
-EXPORTED std::uintptr_t test_make_stream() {
+EXPORTED cudaStream_t test_make_stream() {
   cudaStream_t stream = nullptr;
-  return cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess
-             ? reinterpret_cast<std::uintptr_t>(stream)
-             : 0;
+  return cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess ? stream : nullptr;
 }
 
 // Makes `waiting` wait for what `stream` has queued, as the owner of a DLPack array does.
-EXPORTED int test_wait(std::uintptr_t waiting, std::uintptr_t stream) {
+EXPORTED int test_wait(cudaStream_t waiting, cudaStream_t stream) {
   const edgedet::cuda::Event event = edgedet::cuda::make_event();
-  const cudaError_t recorded = cudaEventRecord(event.get(), reinterpret_cast<cudaStream_t>(stream));
-  return recorded != cudaSuccess ? recorded
-                                 : cudaStreamWaitEvent(reinterpret_cast<cudaStream_t>(waiting), event.get(), 0);
+  const cudaError_t recorded = cudaEventRecord(event.get(), stream);
+  return recorded != cudaSuccess ? recorded : cudaStreamWaitEvent(waiting, event.get(), 0);
 }
 
 EXPORTED int test_free(void* memory, int pinned) { return pinned != 0 ? cudaFreeHost(memory) : cudaFree(memory); }
-EXPORTED int test_synchronize(std::uintptr_t stream) {
-  return cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream));
-}
+EXPORTED int test_synchronize(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 EXPORTED void test_set_seed(std::uint64_t seed) { host_cuda::set_seed(seed); }
 EXPORTED std::size_t test_device_bytes() { return host_cuda::counters().device_bytes; }
 EXPORTED int test_download(void* to, const void* from, std::size_t bytes) {

@@ -380,7 +380,7 @@ TEST(cuda_decode_scored) {
 }
 
 TEST(cuda_decode_broken_outputs) {
-  const auto decode = [](std::vector<float> logits, std::vector<float> boxes, int queries, int classes) {
+  const auto decode = [](const std::vector<float>& logits, const std::vector<float>& boxes, int queries, int classes) {
     const Geometry geometry = make_geometry(8, 8, 8, 8, ResizeMode::kStretch);
     const cuda::Decoder decoder({}, 1, static_cast<std::int64_t>(logits.size()));
     const cuda::DeviceBuffer results = cuda::make_device_buffer(static_cast<std::size_t>(ops::result_bytes(300)));

@@ -278,7 +278,7 @@ TEST(frames_refused) {
   options.memory_limit = needed;
   const FramePath fits(spec, toy(spec), options);
   options.memory_limit = needed - 1;
-  CHECK_THROWS(ErrorKind::kInvalidInput, std::to_string(needed).c_str(), FramePath(spec, toy(spec), options));
+  CHECK_THROWS(ErrorKind::kInvalidInput, std::to_string(needed), FramePath(spec, toy(spec), options));
   options = make_options(33);
   CHECK_THROWS(ErrorKind::kInvalidInput, "max_batch", FramePath(spec, toy(spec), options));
   options = make_options(1);
