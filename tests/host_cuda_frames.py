@@ -492,6 +492,21 @@ def test_preprocessor(dtype: str) -> None:
     refused(lambda: preprocessor.run([], out), r"out: .* shape \(0, 3")
 
 
+def test_preprocessor_waits_for_producers() -> None:
+    image = frame(50, 40)
+    source = Memory(image, pinned=True)
+    right = edgedet.preprocess(image, **spec())
+    preprocessor = cuda.Preprocessor(**spec(), max_width=64, max_height=64)
+    producer = runtime.test_make_stream()
+    for seed in range(8):
+        runtime.test_set_seed(seed)
+        target = Memory(np.zeros_like(image))
+        out = on_device(np.zeros((1, 3, HEIGHT, WIDTH), np.float32))
+        assert runtime.test_copy_async(target.pointer, source.pointer, source.bytes, producer) == 0
+        preprocessor.run([InterfaceArray(target, image.shape, stream=producer)], out)
+        assert np.array_equal(out.numpy()[0], right)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_decoder(dtype: str) -> None:
     toy = Toy()
@@ -523,7 +538,7 @@ def test_decoder(dtype: str) -> None:
 def test_devices() -> None:
     [device] = cuda.devices()
     assert device.compute_capability == (9, 0)
-    assert device.index == 0
+    assert (device.index, device.name) == (0, "simulated")
     assert not device.integrated
     assert 0 < device.free_bytes <= device.total_bytes
     assert cuda.versions()["runtime"] >= 11000

@@ -269,7 +269,7 @@ class PyPreprocessor {
     void* const data =
         tensor_memory(out, "out", type_string(type_.dtype),
                       {static_cast<py::ssize_t>(read.views.size()), 3, spec_.height, spec_.width}, device_);
-    operation_.run(read.views.data(), read.views.size(), data, to_pointer(stream));
+    operation_.run(read.views.data(), read.views.size(), read.source, data, to_pointer(stream));
   }
 
  private:
@@ -409,6 +409,7 @@ void bind_cuda(py::module_& module) {
     for (const frame::DeviceInfo& info : frame::devices(&reason)) {
       py::dict entry;
       entry["index"] = info.index;
+      entry["name"] = info.name;
       entry["compute_capability"] = py::make_tuple(info.major, info.minor);
       entry["multiprocessors"] = info.multiprocessors;
       entry["integrated"] = info.integrated;

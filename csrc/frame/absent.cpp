@@ -48,7 +48,8 @@ Preprocessor::Preprocessor(const PreprocessSpec& /*spec*/, TensorType /*type*/, 
   no_cuda();
 }
 Preprocessor::~Preprocessor() = default;
-void Preprocessor::run(const ImageView* /*images*/, std::size_t /*count*/, void* /*out*/, void* /*stream*/) {
+void Preprocessor::run(const ImageView* /*images*/, std::size_t /*count*/, const Source& /*source*/, void* /*out*/,
+                       void* /*stream*/) {
   no_cuda();
 }
 

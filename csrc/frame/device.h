@@ -12,6 +12,7 @@ namespace edgedet::frame {
 
 struct DeviceInfo {
   int index = 0;
+  std::string name;
   std::int32_t major = 0;  // compute capability
   std::int32_t minor = 0;
   std::int32_t multiprocessors = 0;

@@ -31,6 +31,9 @@ std::vector<DeviceInfo> devices(std::string* reason) {
     const cuda::DeviceScope scope(index);
     DeviceInfo info;
     info.index = index;
+    cudaDeviceProp properties{};
+    cuda::check_cuda(cudaGetDeviceProperties(&properties, index), "ask for a device's properties");
+    info.name = static_cast<const char*>(properties.name);
     info.major = attribute(cudaDevAttrComputeCapabilityMajor, index);
     info.minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
     info.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);

@@ -8,7 +8,7 @@
 #include "edgedet/error.h"
 #include "frame/device.h"
 #include "frame/frame_path.h"
-#include "frame/head.h"
+#include "frame/shared_cuda.h"
 #include "kernels/decode_cuda.h"
 #include "kernels/preprocess_cuda.h"
 
@@ -364,9 +364,7 @@ struct FramePath::Impl {
       check_readable_images(images, images_count);
       std::copy(images, images + images_count, views.begin());
       if (source.has_producer) {
-        check_cuda(cudaEventRecord(produced.get(), static_cast<cudaStream_t>(source.producer)),
-                   "mark the producer's stream");
-        check_cuda(cudaStreamWaitEvent(stream.get(), produced.get(), 0), "wait for the producer's stream");
+        wait_for(stream.get(), source.producer, produced);
       }
     }
     try {

@@ -20,8 +20,9 @@ class Preprocessor {
                std::int32_t max_height);
   ~Preprocessor();
 
-  // Queues (count, 3, height, width) at `out` on `stream` (a cudaStream_t); planes in memory that the device can read.
-  void run(const ImageView* images, std::size_t count, void* out, void* stream);
+  // Queues (count, 3, height, width) at `out` on `stream` (a cudaStream_t), after what source.producer has queued if
+  // there is one. Images are kReadable and stay valid until the stream is through.
+  void run(const ImageView* images, std::size_t count, const Source& source, void* out, void* stream);
 
  private:
   struct Impl;

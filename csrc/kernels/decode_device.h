@@ -261,7 +261,8 @@ struct DecodeKernel {
       std::uint64_t reach = 0;
       EDGEDET_UNROLL
       for (int i = 0; i < kValuesPerThread; ++i) {
-        reach |= static_cast<std::uint64_t>(keys[i] >= key && keys[i] != 0 ? 1 : 0) << i;
+        const bool reaches = keys[i] >= key && keys[i] != 0;
+        reach |= static_cast<std::uint64_t>(reaches) << i;
       }
       while (reach != 0) {
         const std::int32_t index = first_index() + offset_of(__ffsll(static_cast<long long>(reach)) - 1);

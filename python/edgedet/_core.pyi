@@ -285,7 +285,12 @@ class CudaPreprocessor:
         """Allocates the resize tables."""
 
     def run(self, images: Sequence[Any], out: Any, *, format: _PixelFormat = "rgb", stream: int = 0) -> None:
-        """Queues the network input of device images at `out` (N, 3, height, width) on `stream`."""
+        """Queues the network input of device images at `out` (N, 3, height, width) on `stream`, and returns.
+
+        Images as in `FramePool.submit`, all on the device; what their producers have queued is waited for. Images and
+        `out` must stay alive until the stream is through: a library that reuses memory has to know of the stream
+        (torch: ``tensor.record_stream``).
+        """
 
 class CudaDecoder:
     """See `edgedet.cuda.Decoder`."""
@@ -313,7 +318,11 @@ class CudaDecoder:
         """Bytes of a result of one image."""
 
     def run(self, outputs: dict[str, Any], sizes: Sequence[tuple[int, int]], results: Any, *, stream: int = 0) -> None:
-        """Queues the results (N, result_bytes) uint8 of a network's outputs on `stream`."""
+        """Queues the results (N, result_bytes) uint8 of a network's outputs on `stream`, and returns.
+
+        `outputs`: "logits" and "boxes", or "labels", "boxes" and "scores", as of `FramePool`, written on `stream` or
+        before. `sizes`: (width, height) of each source image. All must stay alive until the stream is through.
+        """
 
     def read(
         self, results: NDArray[np.uint8]

@@ -40,6 +40,7 @@ class Device:
     """A CUDA device; memory in bytes."""
 
     index: int
+    name: str
     compute_capability: tuple[int, int]
     multiprocessors: int
     integrated: bool
@@ -75,9 +76,10 @@ class FramePool(_core.FramePool):
         network: Called as ``network(buffers, batch, stream)`` to queue the network on `stream` (a cudaStream_t) for the
             first `batch` images of `buffers`: "input" (batch, 3, height, width), and "logits" (batch, rows, classes)
             and "boxes" (batch, rows, 4), cxcywh in [0, 1]; or, with ``head="scored"``, "labels" (batch, rows), "boxes"
-            xyxy in pixels of the network input, "scores". It must not wait. With ``graph=True`` it is called twice for a
-            batch size, the second time to be captured, and what it works in must stay allocated. With several paths it
-            is called for each, with other buffers. None: nothing, for measurements.
+            xyxy in pixels of the network input, "scores". It must not wait. With ``graph=True`` it is called twice for
+            a batch size, the second time to be captured, and what it works in must stay allocated. With several paths
+            it is called for each, with other buffers. None: nothing, and all outputs stay zero, the slowest case of
+            decoding.
         width, height, resize, filter, channels, mean, std, pad_value: As in `edgedet.preprocess`.
         input_dtype, input_scale: Type of the network's input; with int8 a stored q stands for q * input_scale.
         output_dtype, label_dtype: Types of the outputs.

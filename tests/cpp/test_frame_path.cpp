@@ -518,7 +518,7 @@ TEST(operators_on_streams_of_others) {
   const cuda::DeviceBuffer out = cuda::make_device_buffer(count * sizeof(float));
   const cuda::Stream stream = cuda::make_stream();
   frame::Preprocessor preprocessor(spec.preprocess, spec.input, 0, 1, 100, 100);
-  preprocessor.run(&uploaded.view, 1, out.data(), stream.get());
+  preprocessor.run(&uploaded.view, 1, {}, out.data(), stream.get());
   cudaStreamSynchronize(stream.get());
   std::vector<float> found(count);
   cudaMemcpy(found.data(), out.data(), out.bytes(), cudaMemcpyDeviceToHost);

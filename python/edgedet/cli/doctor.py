@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         major, minor = device["compute_capability"]
         free, total = (device[key] / 2**30 for key in ("free_bytes", "total_bytes"))
         kind = "integrated, " if device["integrated"] else ""
-        print(f"  {device['index']:<10} {kind}compute capability {major}.{minor}, {free:.1f} of {total:.1f} GiB free")
+        about = f"{device['name']}, {kind}compute capability {major}.{minor}"
+        print(f"  {device['index']:<10} {about}, {free:.1f} of {total:.1f} GiB free")
     if not devices:
         print(f"  none: {reason}")
 

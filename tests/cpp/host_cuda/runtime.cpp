@@ -494,6 +494,18 @@ cudaError_t cudaHostAlloc(void** out, std::size_t bytes, unsigned) { return allo
 cudaError_t cudaFree(void* at) { return free_memory(__func__, at, false); }
 cudaError_t cudaFreeHost(void* at) { return free_memory(__func__, at, true); }
 
+// The name alone.
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  return call(__func__, [&](Lock&) {
+    if (device < 0 || device >= runtime().state.devices) {
+      return cudaErrorInvalidDevice;
+    }
+    *properties = cudaDeviceProp{};
+    std::strncpy(properties->name, "simulated", sizeof(properties->name) - 1);
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   return call(__func__, [&](Lock&) {
     *total = runtime().state.memory;
