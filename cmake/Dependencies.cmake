@@ -93,15 +93,17 @@ endif()
 find_package(CUDAToolkit QUIET)
 set(EDGEDET_CUDA_INCLUDE_DIR "${CUDAToolkit_INCLUDE_DIRS}")
 
-# TensorRT.
+# TensorRT: its headers, and the CUDA kernels around it.
 if(EDGEDET_TENSORRT STREQUAL "OFF")
   edgedet_absent(TENSORRT "switched off in this build (EDGEDET_TENSORRT=OFF)")
+elseif(NOT EDGEDET_HAS_CUDA)
+  edgedet_absent(TENSORRT "needs the CUDA kernels: ${EDGEDET_CUDA_NOTE}")
 else()
   find_package(TensorRT QUIET)
   if(TensorRT_FOUND)
-    edgedet_present(TENSORRT "${TensorRT_VERSION} (headers and library found)")
+    edgedet_present(TENSORRT "headers of ${TensorRT_VERSION}")
   else()
-    edgedet_absent(TENSORRT "headers or library not found when edgedet was built; set TensorRT_ROOT and build edgedet again")
+    edgedet_absent(TENSORRT "headers not found when edgedet was built (NvInfer.h and NvOnnxParser.h); set TensorRT_ROOT and build edgedet again")
   endif()
 endif()
 

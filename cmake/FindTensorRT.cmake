@@ -1,7 +1,13 @@
-# Finds TensorRT's headers and library. Hints: TensorRT_ROOT (CMake or environment).
-# Defines TensorRT_FOUND, TensorRT_VERSION and the target TensorRT::nvinfer.
-find_path(TensorRT_INCLUDE_DIR NvInfer.h PATH_SUFFIXES include)
-find_library(TensorRT_LIBRARY NAMES nvinfer PATH_SUFFIXES lib lib64 targets/x86_64-linux-gnu/lib)
+# Finds TensorRT's headers; the libraries are opened when they are first needed, so none is linked. They are in the
+# tar file and the Debian packages (libnvinfer-dev, libnvonnxparsers-dev; on Jetson from JetPack), not in the wheels:
+# with those set TensorRT_ROOT to a folder with include/NvInfer.h of the same version.
+# Hints: TensorRT_ROOT (CMake or environment). Defines TensorRT_FOUND, TensorRT_VERSION, TensorRT_INCLUDE_DIR.
+set(tensorrt_places include include/x86_64-linux-gnu include/aarch64-linux-gnu targets/x86_64-linux-gnu/include
+  targets/aarch64-linux-gnu/include)
+find_path(TensorRT_INCLUDE_DIR NvInfer.h HINTS "${TensorRT_ROOT}" "$ENV{TensorRT_ROOT}" PATHS /usr/local/tensorrt /opt/tensorrt
+  PATH_SUFFIXES ${tensorrt_places})
+find_path(TensorRT_PARSER_INCLUDE_DIR NvOnnxParser.h HINTS "${TensorRT_INCLUDE_DIR}" "${TensorRT_ROOT}"
+  PATH_SUFFIXES ${tensorrt_places})
 
 if(TensorRT_INCLUDE_DIR AND EXISTS "${TensorRT_INCLUDE_DIR}/NvInferVersion.h")
   # TensorRT 8 and 9 define NV_TENSORRT_MAJOR as a number; 10 and later through TRT_MAJOR_ENTERPRISE.
@@ -18,13 +24,6 @@ endif()
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(TensorRT
-  REQUIRED_VARS TensorRT_LIBRARY TensorRT_INCLUDE_DIR
+  REQUIRED_VARS TensorRT_INCLUDE_DIR TensorRT_PARSER_INCLUDE_DIR
   VERSION_VAR TensorRT_VERSION)
-
-if(TensorRT_FOUND AND NOT TARGET TensorRT::nvinfer)
-  add_library(TensorRT::nvinfer UNKNOWN IMPORTED)
-  set_target_properties(TensorRT::nvinfer PROPERTIES
-    IMPORTED_LOCATION "${TensorRT_LIBRARY}"
-    INTERFACE_INCLUDE_DIRECTORIES "${TensorRT_INCLUDE_DIR}")
-endif()
-mark_as_advanced(TensorRT_INCLUDE_DIR TensorRT_LIBRARY)
+mark_as_advanced(TensorRT_INCLUDE_DIR TensorRT_PARSER_INCLUDE_DIR)

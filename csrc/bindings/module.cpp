@@ -275,7 +275,8 @@ class PyDetector {
 
 std::unique_ptr<PyDetector> make_detector(const std::string& bundle, const std::string& backend,
                                           const std::string& precision, const std::string& mode, int threads,
-                                          int requests, float score_threshold, int max_detections) {
+                                          int requests, float score_threshold, int max_detections,
+                                          const std::string& cache_dir) {
   DetectorOptions options;
   options.backend = backend;
   options.precision = precision;
@@ -285,6 +286,7 @@ std::unique_ptr<PyDetector> make_detector(const std::string& bundle, const std::
   options.requests = requests;
   options.score_threshold = score_threshold;
   options.max_detections = max_detections;
+  options.cache_dir = cache_dir;
   const py::gil_scoped_release release;
   return std::make_unique<PyDetector>(bundle, options);
 }
@@ -301,7 +303,7 @@ PYBIND11_MODULE(_core, module) {
   py::class_<PyDetector>(module, "Detector")
       .def(py::init(&make_detector), py::arg("bundle"), py::kw_only(), py::arg("backend") = "auto",
            py::arg("precision") = "auto", py::arg("mode") = "latency", py::arg("threads") = 0, py::arg("requests") = 0,
-           py::arg("score_threshold") = 0.F, py::arg("max_detections") = 0)
+           py::arg("score_threshold") = 0.F, py::arg("max_detections") = 0, py::arg("cache_dir") = "")
       .def_property_readonly("backend", [](const PyDetector& self) { return self.detector().backend(); })
       .def_property_readonly("precision", [](const PyDetector& self) { return self.detector().precision(); })
       .def_property_readonly("device", [](const PyDetector& self) { return self.detector().device(); })

@@ -45,6 +45,7 @@ class Detector:
         requests: int = 0,
         score_threshold: float = 0.0,
         max_detections: int = 0,
+        cache_dir: str = "",
     ) -> None:
         """Loads and checks the bundle and prepares the backend. Raises `Error` subclasses."""
 

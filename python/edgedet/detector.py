@@ -76,6 +76,8 @@ class Detector:
         requests: Parallel inference requests, 0 for one (latency) or the backend's choice (throughput).
         score_threshold: Detections below it are left out, in [0, 1].
         max_detections: Rows kept per image, 0 for the model's own number.
+        cache_dir: Where TensorRT engines that were built for this device are kept; only its owner should be able to
+            write there. None: ``edgedet`` in the user's cache folder.
 
     Raises:
         BundleError: The bundle is missing, damaged, tampered with or of another version.
@@ -95,6 +97,7 @@ class Detector:
         requests: int = 0,
         score_threshold: float = 0.0,
         max_detections: int = 0,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._core = _core.Detector(
             str(Path(bundle)),
@@ -105,6 +108,7 @@ class Detector:
             requests=requests,
             score_threshold=score_threshold,
             max_detections=max_detections,
+            cache_dir=str(_user_cache() if cache_dir is None else Path(cache_dir)),
         )
         spec = self._core.spec
         self._info = DetectorInfo(
@@ -271,3 +275,9 @@ def _join_planes(planes: tuple[Any, ...], index: int) -> NDArray[np.uint8]:
         f"image {index}: expected uint8 planes Y (H, W) and UV (H / 2, W) or (H / 2, W / 2, 2) with even H and W, "
         f"got {got}",
     )
+
+
+def _user_cache() -> Path:
+    """The XDG cache folder's part of edgedet; it is made when something is kept there."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "edgedet"

@@ -32,6 +32,7 @@ struct DetectorOptions {
   int requests = 0;             // parallel inference requests, 0 = 1 for latency, the backend's choice for throughput
   float score_threshold = 0.F;  // rows below it are left out
   int max_detections = 0;       // 0 = the model's own
+  std::string cache_dir;        // where engines that were built for this device are kept; empty: nowhere
 };
 
 // What a backend is and whether it can run here.
