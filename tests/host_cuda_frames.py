@@ -364,6 +364,22 @@ def test_interface_refused(fault: str) -> None:
     assert pool.detect([frame(50, 40)])
 
 
+def test_images_of_two_streams_refused() -> None:
+    """An array with DLPack is written on a stream of the pool's, one with the other interface on its own."""
+    pool = make_pool(None, max_batch=2)
+    image = frame(50, 40)
+    by_dlpack = DLPackArray(Memory(image), image.shape)
+    producer = runtime.test_make_stream()
+    for images in (
+        [by_dlpack, InterfaceArray(Memory(image), image.shape, stream=producer)],
+        [InterfaceArray(Memory(image), image.shape, stream=producer), by_dlpack],
+        [InterfaceArray(Memory(image), image.shape, stream=s) for s in (producer, runtime.test_make_stream())],
+    ):
+        with pytest.raises(InvalidInputError, match="one stream that writes them all"):
+            pool.detect(images)
+    assert len(pool.detect([by_dlpack, InterfaceArray(Memory(image), image.shape)])) == 2
+
+
 def test_other_images_refused() -> None:
     pool = make_pool(None, max_batch=2)
     image = frame(50, 40)

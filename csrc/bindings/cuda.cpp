@@ -186,10 +186,6 @@ class PyFramePool {
 
   PyTicket submit(const py::sequence& images, const std::string& format, double timeout) {
     Images read = read_images(images, format, device_, reinterpret_cast<std::uintptr_t>(intake_.get()));
-    if (read.source.memory == frame::Source::Memory::kReadable && !read.source.has_producer) {
-      read.source.has_producer = true;  // what DLPack made wait
-      read.source.producer = intake_.get();
-    }
     frame::FramePool::Ticket ticket;
     {
       const py::gil_scoped_release release;

@@ -70,6 +70,8 @@ DeviceArray from_dlpack(const py::handle& object, int device, std::uintptr_t str
   }
   PyCapsule_SetName(given.ptr(), "used_dltensor");
   DeviceArray array;
+  array.has_producer = where.first != kDLCudaHost;
+  array.producer = stream;  // which waits for the owner's from here on
   array.owner = py::capsule(managed, [](void* pointer) {
     auto* const tensor = static_cast<DLManagedTensor*>(pointer);
     if (tensor->deleter != nullptr) {

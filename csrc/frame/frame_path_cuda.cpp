@@ -55,15 +55,7 @@ void copy_rows(const std::uint8_t* from, std::ptrdiff_t stride, std::size_t row,
 void check_options(const NetworkSpec& spec, const FrameOptions& options) {
   validate(spec.preprocess);
   validate(spec.input);
-  if (options.max_batch < 1 || options.max_batch > cuda::kMaxBatch) {
-    refuse("max_batch: expected 1 to " + std::to_string(cuda::kMaxBatch) + " images, got " +
-           std::to_string(options.max_batch) + "; split larger batches");
-  }
-  if (options.max_width < 1 || options.max_height < 1 || options.max_width > kMaxImageSide ||
-      options.max_height > kMaxImageSide) {
-    refuse("max_width, max_height: expected 1 to " + std::to_string(kMaxImageSide) + " pixels, got " +
-           std::to_string(options.max_width) + "x" + std::to_string(options.max_height));
-  }
+  cuda::check_limits(options.max_batch, options.max_width, options.max_height);
   if (spec.rows < 1 || spec.classes < 1) {
     refuse("rows, classes: expected 1 or more, got " + std::to_string(spec.rows) + " and " +
            std::to_string(spec.classes));
@@ -118,8 +110,7 @@ FrameMemory memory_needed(const NetworkSpec& spec, const FrameOptions& options, 
   return memory;
 }
 
-void check_limit(const NetworkSpec& spec, const FrameOptions& options, const Layout& layout) {
-  const std::size_t needed = memory_needed(spec, options, layout).device;
+void check_limit(const FrameOptions& options, const Layout& layout, std::size_t needed) {
   if (options.memory_limit > 0 && needed > options.memory_limit) {
     refuse("memory_limit: expected a frame path of at most " + std::to_string(options.memory_limit) +
            " bytes of device memory, got " + std::to_string(needed) + " (" + std::to_string(layout.upload) +
@@ -170,8 +161,8 @@ struct FramePath::Impl {
     const cuda::DeviceScope scope(options.device);
     integrated = is_integrated(options.device);
     const Layout layout(spec, options, integrated);
-    check_limit(spec, options, layout);
     memory = memory_needed(spec, options, layout);
+    check_limit(options, layout, memory.device);
     preprocessor = std::make_unique<cuda::Preprocessor>(spec.preprocess, spec.input, options.max_batch,
                                                         options.max_width, options.max_height);
     decoder = std::make_unique<cuda::Decoder>(options.decode, options.max_batch, values_of(spec));
@@ -229,17 +220,6 @@ struct FramePath::Impl {
       offset = aligned(offset);
     }
     return offset;
-  }
-
-  void check_images(const ImageView* images, std::size_t images_count) const {
-    for (std::size_t i = 0; i < images_count; ++i) {
-      validate(images[i]);
-      if (images[i].width > options.max_width || images[i].height > options.max_height) {
-        refuse("expected images of at most " + std::to_string(options.max_width) + "x" +
-               std::to_string(options.max_height) + " pixels, got " + std::to_string(images[i].width) + "x" +
-               std::to_string(images[i].height) + "; raise max_width and max_height");
-      }
-    }
   }
 
   void check_readable_images(const ImageView* images, std::size_t images_count) const {
@@ -350,12 +330,8 @@ struct FramePath::Impl {
     if (count != 0) {
       refuse("expected no frame in flight, got one; wait for it, or use a pool with more paths");
     }
-    if (images_count < 1 || images_count > options.max_batch) {
-      refuse("expected 1 to " + std::to_string(options.max_batch) + " images, got " + std::to_string(images_count) +
-             "; raise max_batch or split the batch");
-    }
+    preprocessor->check(images, images_count);
     const cuda::DeviceScope scope(options.device);
-    check_images(images, images_count);
     std::size_t upload_bytes = 0;
     if (source.memory == Source::Memory::kHost) {
       upload_bytes = stage(images, images_count);

@@ -6,6 +6,7 @@
 #include "edgedet/error.h"
 #include "kernels/decode_cuda.h"
 #include "kernels/decode_device.h"
+#include "kernels/preprocess_cuda.h"
 
 namespace edgedet::cuda {
 
@@ -37,7 +38,10 @@ std::size_t Decoder::device_bytes(std::size_t max_images, std::int64_t max_value
 }
 
 Decoder::Decoder(const ops::DecodeOptions& options, std::size_t max_images, std::int64_t max_values)
-    : options_(options), max_images_(max_images), max_values_(max_values) {
+    : options_(options),
+      surely_low_(surely_low(options.score_threshold)),
+      max_images_(max_images),
+      max_values_(max_values) {
   if (options.top_k < 1 || options.top_k > ops::kMaxCudaTopK) {
     refuse("top_k: expected 1 to " + std::to_string(ops::kMaxCudaTopK) + ", got " + std::to_string(options.top_k) +
            "; keep fewer rows");
@@ -45,10 +49,7 @@ Decoder::Decoder(const ops::DecodeOptions& options, std::size_t max_images, std:
   if (!(options.score_threshold >= 0.F && options.score_threshold <= 1.F)) {
     refuse("score_threshold: expected a number in [0, 1], got " + std::to_string(options.score_threshold));
   }
-  if (max_images < 1 || max_images > kMaxBatch) {
-    refuse("max_batch: expected 1 to " + std::to_string(kMaxBatch) + " images, got " + std::to_string(max_images) +
-           "; split larger batches");
-  }
+  check_max_batch(max_images);
   if (max_values < 1 || max_values > std::numeric_limits<std::int32_t>::max()) {
     refuse("expected 1 to 2^31 - 1 values to decode, got " + std::to_string(max_values));
   }
@@ -73,7 +74,7 @@ KernelCall Decoder::plan_head(const Head& head, std::int64_t values, const Geome
     body.keep = static_cast<std::int32_t>(std::min<std::int64_t>(values, options_.top_k));
     body.top_k = options_.top_k;
     body.threshold = options_.score_threshold;
-    body.surely_low = Head::kSigmoid ? surely_low(options_.score_threshold) : options_.score_threshold;
+    body.surely_low = Head::kSigmoid ? surely_low_ : options_.score_threshold;
     body.results = static_cast<unsigned char*>(results);
     body.scratch = scratch_.as<kernel::DecodeScratch>();
     std::copy(geometries, geometries + count, body.geometries);

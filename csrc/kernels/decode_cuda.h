@@ -51,6 +51,7 @@ class Decoder {
                        void* results) const;
 
   ops::DecodeOptions options_;
+  float surely_low_;  // see kernel::DecodeKernel
   std::size_t max_images_;
   std::int64_t max_values_;
   DeviceBuffer scratch_;

@@ -94,19 +94,27 @@ Tiling choose_tiling(const ImageView& image, const Geometry& geometry) {
   return {};
 }
 
-Preprocessor::Preprocessor(const PreprocessSpec& spec, TensorType type, std::size_t max_images, std::int32_t max_width,
-                           std::int32_t max_height)
-    : spec_(spec), type_(type), max_width_(max_width), max_height_(max_height) {
-  validate(spec);
-  validate(type);
+void check_max_batch(std::size_t max_images) {
   if (max_images < 1 || max_images > kMaxBatch) {
     refuse("max_batch: expected 1 to " + std::to_string(kMaxBatch) + " images, got " + std::to_string(max_images) +
            "; split larger batches");
   }
+}
+
+void check_limits(std::size_t max_images, std::int32_t max_width, std::int32_t max_height) {
+  check_max_batch(max_images);
   if (max_width < 1 || max_height < 1 || max_width > kMaxImageSide || max_height > kMaxImageSide) {
     refuse("max_width, max_height: expected 1 to " + std::to_string(kMaxImageSide) + " pixels, got " +
            std::to_string(max_width) + "x" + std::to_string(max_height));
   }
+}
+
+Preprocessor::Preprocessor(const PreprocessSpec& spec, TensorType type, std::size_t max_images, std::int32_t max_width,
+                           std::int32_t max_height)
+    : spec_(spec), type_(type), max_images_(max_images), max_width_(max_width), max_height_(max_height) {
+  validate(spec);
+  validate(type);
+  check_limits(max_images, max_width, max_height);
   slot_bytes_ = slot_bytes(spec, max_width, max_height);
   slots_.resize(slots_for(max_images));
   tables_ = make_device_buffer(slots_.size() * slot_bytes_);
@@ -163,12 +171,6 @@ KernelCall Preprocessor::plan_as(const ImageView* images, std::size_t count, voi
   std::int32_t tiles = 1;
   for (std::size_t i = 0; i < count; ++i) {
     const ImageView& image = images[i];
-    validate(image);
-    if (image.width > max_width_ || image.height > max_height_) {
-      refuse("expected images of at most " + std::to_string(max_width_) + "x" + std::to_string(max_height_) +
-             " pixels, got " + std::to_string(image.width) + "x" + std::to_string(image.height) +
-             "; raise max_width and max_height");
-    }
     const Geometry geometry = make_geometry(image.width, image.height, spec_.width, spec_.height, spec_.resize);
     geometries[i] = geometry;
     kernel::ImagePlan& plan = batch.images[i];
@@ -212,12 +214,25 @@ KernelCall Preprocessor::plan_as(const ImageView* images, std::size_t count, voi
   return make_call(kernel::TiledKernel<Out>{batch}, grid, shared_bytes);
 }
 
-KernelCall Preprocessor::plan(const ImageView* images, std::size_t count, void* out, Geometry* geometries,
-                              cudaStream_t stream) {
-  if (count < 1 || 2 * count + 8 > slots_.size()) {
-    refuse("expected 1 to " + std::to_string((slots_.size() - 8) / 2) + " images, got " + std::to_string(count) +
+void Preprocessor::check(const ImageView* images, std::size_t count) const {
+  if (count < 1 || count > max_images_) {
+    refuse("expected 1 to " + std::to_string(max_images_) + " images, got " + std::to_string(count) +
            "; raise max_batch or split the batch");
   }
+  for (std::size_t i = 0; i < count; ++i) {
+    const ImageView& image = images[i];
+    validate(image);
+    if (image.width > max_width_ || image.height > max_height_) {
+      refuse("expected images of at most " + std::to_string(max_width_) + "x" + std::to_string(max_height_) +
+             " pixels, got " + std::to_string(image.width) + "x" + std::to_string(image.height) +
+             "; raise max_width and max_height");
+    }
+  }
+}
+
+KernelCall Preprocessor::plan(const ImageView* images, std::size_t count, void* out, Geometry* geometries,
+                              cudaStream_t stream) {
+  check(images, count);
   switch (type_.dtype) {
     case DType::kFloat16:
       return plan_as<std::uint16_t>(images, count, out, geometries, stream);

@@ -28,6 +28,10 @@ struct Tiling {
 };
 Tiling choose_tiling(const ImageView& image, const Geometry& geometry);
 
+// Throw Error(kInvalidInput) on a batch or a largest image that no launch can take.
+void check_max_batch(std::size_t max_images);
+void check_limits(std::size_t max_images, std::int32_t max_width, std::int32_t max_height);
+
 // For one stream of frames on the current device; not thread-safe. Resize tables stay on the device, the ones of the
 // last sizes seen; a size that is not among them costs one more launch.
 class Preprocessor {
@@ -42,7 +46,9 @@ class Preprocessor {
   // can read. Allocates nothing. Throws Error(kInvalidInput).
   KernelCall plan(const ImageView* images, std::size_t count, void* out, Geometry* geometries, cudaStream_t stream);
 
-  const PreprocessSpec& spec() const noexcept { return spec_; }
+  // Throws Error(kInvalidInput) on an image that `plan` would refuse, or on their number.
+  void check(const ImageView* images, std::size_t count) const;
+
   std::size_t device_bytes() const noexcept { return tables_.bytes(); }
   static std::size_t device_bytes(const PreprocessSpec& spec, std::size_t max_images, std::int32_t max_width,
                                   std::int32_t max_height);
@@ -62,6 +68,7 @@ class Preprocessor {
 
   PreprocessSpec spec_;
   TensorType type_;
+  std::size_t max_images_;
   std::int32_t max_width_;
   std::int32_t max_height_;
   std::size_t slot_bytes_;

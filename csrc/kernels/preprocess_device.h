@@ -461,16 +461,24 @@ struct TiledKernel {
   }
 };
 
-// The position of a thread's output in kernels that compute one output a thread, in tiles of the plan's size.
+// The output of a thread in kernels that compute one output a thread, in tiles of the plan's size.
 struct OutputPosition {
   std::int32_t x;
   std::int32_t y;
+  std::int32_t column;  // of the content
+  std::int32_t row;
+  bool exists;
+  bool inside;  // the content
 
-  __device__ explicit OutputPosition(const ImagePlan& plan) {
+  __device__ OutputPosition(const ImagePlan& plan, std::int32_t width, std::int32_t height) {
     const auto tile = static_cast<std::int32_t>(blockIdx.x);
     const auto thread = static_cast<std::int32_t>(threadIdx.x);
     x = ((tile % plan.tiles_x) << plan.log_width) + (thread & ((1 << plan.log_width) - 1));
     y = ((tile / plan.tiles_x) << plan.log_height) + (thread >> plan.log_width);
+    column = x - plan.content_x;
+    row = y - plan.content_y;
+    exists = tile < plan.tiles && x < width && y < height;
+    inside = column >= 0 && column < plan.content_width && row >= 0 && row < plan.content_height;
   }
 };
 
@@ -512,21 +520,19 @@ struct PointKernel {
 
   __device__ void operator()() const {
     const ImagePlan& plan = batch.images[blockIdx.y];
-    const OutputPosition at(plan);
-    if (static_cast<std::int32_t>(blockIdx.x) >= plan.tiles || at.x >= batch.width || at.y >= batch.height) {
+    const OutputPosition at(plan, batch.width, batch.height);
+    if (!at.exists) {
       return;
     }
-    const std::int32_t column = at.x - plan.content_x;
-    const std::int32_t row = at.y - plan.content_y;
-    if (column < 0 || column >= plan.content_width || row < 0 || row >= plan.content_height) {
+    if (!at.inside) {
       for (int plane = 0; plane < 3; ++plane) {
         batch.store(batch.pad_level, plane, at.x, at.y);
       }
       return;
     }
     const ImageView& image = plan.image;
-    const LinearTap across = plan.across.linear(column);
-    const LinearTap down = plan.down.linear(row);
+    const LinearTap across = plan.across.linear(at.column);
+    const LinearTap down = plan.down.linear(at.row);
     std::int32_t above[2][3];
     std::int32_t below[2][3];
     load_pair(image, across.first, across.second, down.first, above);
@@ -554,13 +560,10 @@ struct DefinitionKernel {
 
   __device__ void operator()() const {
     const ImagePlan& plan = batch.images[blockIdx.y];
-    const OutputPosition at(plan);
-    if (static_cast<std::int32_t>(blockIdx.x) >= plan.tiles || at.x >= batch.width || at.y >= batch.height) {
+    const OutputPosition at(plan, batch.width, batch.height);
+    if (!at.exists) {
       return;
     }
-    const std::int32_t column = at.x - plan.content_x;
-    const std::int32_t row = at.y - plan.content_y;
-    const bool inside = column >= 0 && column < plan.content_width && row >= 0 && row < plan.content_height;
     Geometry geometry;
     geometry.source_width = plan.image.width;
     geometry.source_height = plan.image.height;
@@ -568,7 +571,7 @@ struct DefinitionKernel {
     geometry.content_height = plan.content_height;
     for (int plane = 0; plane < 3; ++plane) {
       const int channel = batch.bgr ? 2 - plane : plane;
-      const int level = inside ? antialias_level(plan.image, geometry, column, row, channel) : batch.pad_level;
+      const int level = at.inside ? antialias_level(plan.image, geometry, at.column, at.row, channel) : batch.pad_level;
       batch.store(level, plane, at.x, at.y);
     }
   }
