@@ -84,6 +84,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             skip_or_fail(name, reason)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled networks of tests, and of the processes they start, are not kept in the user's cache folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from the same global random state; a test that needs another one seeds its own generator."""

@@ -175,13 +175,16 @@ def test_threshold_and_number_of_rows(tmp_path: Path) -> None:
     assert len(Detector(bundle, score_threshold=0.99)(ORANGE)) == 0
 
 
-def test_a_backend_that_builds_no_engines_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_compiled_networks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write(tmp_path)
     before = set(tmp_path.iterdir())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Detector(bundle, threads=1, cache_dir="")
+    assert set(tmp_path.iterdir()) == before
     Detector(bundle, threads=1)
     Detector(bundle, threads=1, cache_dir=tmp_path / "own")
-    assert set(tmp_path.iterdir()) == before
+    assert set(tmp_path.iterdir()) == before | {tmp_path / "cache", tmp_path / "own"}
+    assert len(list((tmp_path / "cache" / "edgedet").glob("*.engine"))) == 1
 
 
 def test_what_runs(detector: Detector) -> None:

@@ -281,4 +281,8 @@ std::string model_path(const ModelSpec& spec, const std::string& backend, const 
   return spec.folder + "/" + (own != per_backend.end() ? own->second : per_backend.at("*"));
 }
 
+const BundleFile& model_file(const ModelSpec& spec, const std::string& path) {
+  return spec.files.at(path.substr(spec.folder.size() + 1));
+}
+
 }  // namespace edgedet

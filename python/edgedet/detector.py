@@ -76,8 +76,9 @@ class Detector:
         requests: Parallel inference requests, 0 for one (latency) or the backend's choice (throughput).
         score_threshold: Detections below it are left out, in [0, 1].
         max_detections: Rows kept per image, 0 for the model's own number.
-        cache_dir: Where TensorRT engines that were built for this device are kept; only its owner should be able to
-            write there. None: ``edgedet`` in the user's cache folder.
+        cache_dir: Where networks are kept as the backend compiled them for this device, so that the next process starts
+            sooner; only its owner should be able to write there, and it may be deleted at any time. None: ``edgedet``
+            in the user's cache folder; "": nowhere.
 
     Raises:
         BundleError: The bundle is missing, damaged, tampered with or of another version.
@@ -108,7 +109,7 @@ class Detector:
             requests=requests,
             score_threshold=score_threshold,
             max_detections=max_detections,
-            cache_dir=str(_user_cache() if cache_dir is None else Path(cache_dir)),
+            cache_dir=str(_user_cache() if cache_dir is None else cache_dir),
         )
         spec = self._core.spec
         self._info = DetectorInfo(

@@ -7,11 +7,11 @@
 #include <string_view>
 
 #include "backends/tensorrt/calibration_feed.h"
-#include "backends/tensorrt/files.h"
 #include "backends/tensorrt/library.h"
 #include "backends/tensorrt/logger.h"
 #include "backends/tensorrt/nv.h"
 #include "common/cuda_raii.h"
+#include "common/files.h"
 #include "edgedet/error.h"
 
 namespace edgedet::tensorrt {

@@ -4,7 +4,7 @@
 #include <optional>
 #include <string_view>
 
-#include "backends/tensorrt/files.h"
+#include "common/files.h"
 #include "common/json.h"
 #include "edgedet/error.h"
 

@@ -6,7 +6,6 @@
 #include <condition_variable>
 #include <limits>
 #include <mutex>
-#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <utility>
@@ -15,17 +14,15 @@
 #include "backends/tensorrt/builder.h"
 #include "backends/tensorrt/context.h"
 #include "backends/tensorrt/engine.h"
-#include "backends/tensorrt/engine_cache.h"
-#include "backends/tensorrt/files.h"
 #include "backends/tensorrt/float_layers.h"
 #include "backends/tensorrt/gpu.h"
 #include "backends/tensorrt/library.h"
 #include "backends/tensorrt/ports.h"
 #include "backends/tensorrt/raw_outputs.h"
 #include "common/cuda_raii.h"
-#include "common/sha256.h"
 #include "frame/device.h"
 #include "frame/frame_path.h"
+#include "runtime/engine_cache.h"
 
 namespace edgedet::tensorrt {
 namespace {
@@ -147,17 +144,6 @@ class InFlight {
   std::size_t count_ = 0;
 };
 
-std::string digest_of(const std::string& path) {
-  constexpr std::size_t kMaxOnnxBytes = std::size_t{2} << 30U;
-  const std::optional<std::vector<char>> data = read_file(path, kMaxOnnxBytes);
-  if (!data) {
-    throw Error(ErrorKind::kModel, path + ": expected an ONNX file that can be read, got none; check the bundle");
-  }
-  Sha256 hash;
-  hash.update(data->data(), data->size());
-  return hash.hex_digest();
-}
-
 // A file of a precision for this backend has its types spelt out; one for every backend is in float32.
 Precision precision_of(const ModelSpec& spec, const std::string& precision) {
   const auto files = spec.models.find(precision);
@@ -193,13 +179,9 @@ std::shared_ptr<const Engine> open_engine(const ModelSpec& spec, const std::stri
                                           const DetectorOptions& options, const Gpu& gpu) {
   const BuildOptions settings = build_options(spec, options);
   EngineKey key;
-  key.onnx_sha256 = digest_of(model);
-  key.tensorrt = library().version();
-  key.gpu = gpu.name;
-  key.capability_major = gpu.major;
-  key.capability_minor = gpu.minor;
-  key.driver_major = gpu.driver_major;
-  key.options = canonical_text(settings);
+  key.add("onnx", model_file(spec, model).sha256).add("tensorrt", library().version()).add("gpu", gpu.name);
+  key.add("capability", std::to_string(gpu.major) + "." + std::to_string(gpu.minor)).add("driver", gpu.driver_major);
+  key.add("options", canonical_text(settings));
   const std::vector<char> plan = load_or_build(key, options.cache_dir, [&] { return build(model, settings); });
   return std::make_shared<Engine>(plan.data(), plan.size(), kDevice, model);
 }

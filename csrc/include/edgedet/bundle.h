@@ -51,4 +51,7 @@ std::string choose_precision(const ModelSpec& spec, const std::string& backend, 
 // Path of the model file for a precision that choose_precision gave.
 std::string model_path(const ModelSpec& spec, const std::string& backend, const std::string& precision);
 
+// What model.json says of a path that model_path gave.
+const BundleFile& model_file(const ModelSpec& spec, const std::string& path);
+
 }  // namespace edgedet

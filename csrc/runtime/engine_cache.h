@@ -1,25 +1,24 @@
-// Engines on the disk: built once for a network, a TensorRT, a GPU and options, whoever asks first.
+// Engines on the disk: what a backend made of a network for this device, built once, whoever asks first.
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
-namespace edgedet::tensorrt {
+namespace edgedet {
 
-// All that decides what an engine is.
-struct EngineKey {
-  std::string onnx_sha256;
-  std::string tensorrt;  // its version
-  std::string gpu;       // its name
-  std::int32_t capability_major = 0;
-  std::int32_t capability_minor = 0;
-  int driver_major = 0;  // of the CUDA version that the driver knows
-  std::string options;   // canonical_text of BuildOptions
+// All that decides what an engine is: values under names, in the order they are added.
+class EngineKey {
+ public:
+  EngineKey& add(std::string_view name, std::string_view value);
+  EngineKey& add(std::string_view name, int value) { return add(name, std::to_string(value)); }
 
   // 64 hexadecimal digits.
   std::string digest() const;
+
+ private:
+  std::string text_;
 };
 
 // The engine's file in `folder`.
@@ -33,4 +32,4 @@ std::string engine_path(const EngineKey& key, const std::string& folder);
 std::vector<char> load_or_build(const EngineKey& key, const std::string& folder,
                                 const std::function<std::vector<char>()>& build);
 
-}  // namespace edgedet::tensorrt
+}  // namespace edgedet

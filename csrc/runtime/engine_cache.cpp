@@ -1,7 +1,8 @@
-#include "backends/tensorrt/engine_cache.h"
+#include "runtime/engine_cache.h"
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string_view>
@@ -11,11 +12,11 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#include "backends/tensorrt/files.h"
+#include "common/files.h"
 #include "common/sha256.h"
 #include "edgedet/error.h"
 
-namespace edgedet::tensorrt {
+namespace edgedet {
 namespace {
 
 // An entry: the magic word, the key, the plan's size as 16 hexadecimal digits, its SHA-256, then the plan.
@@ -91,20 +92,13 @@ Descriptor lock(const std::string& path) {
 
 }  // namespace
 
-std::string EngineKey::digest() const {
-  std::string text;
-  const auto add = [&text](std::string_view name, std::string_view value) {
-    // With its length: no value can pass for the end of one and the beginning of the next.
-    text.append(name).append(" ").append(std::to_string(value.size())).append(" ").append(value).append("\n");
-  };
-  add("onnx", onnx_sha256);
-  add("tensorrt", tensorrt);
-  add("gpu", gpu);
-  add("capability", std::to_string(capability_major) + "." + std::to_string(capability_minor));
-  add("driver", std::to_string(driver_major));
-  add("options", options);
-  return sha256(text);
+EngineKey& EngineKey::add(std::string_view name, std::string_view value) {
+  // With its length: no value can pass for the end of one and the beginning of the next.
+  text_.append(name).append(" ").append(std::to_string(value.size())).append(" ").append(value).append("\n");
+  return *this;
 }
+
+std::string EngineKey::digest() const { return sha256(text_); }
 
 std::string engine_path(const EngineKey& key, const std::string& folder) {
   return (std::filesystem::path(folder) / (key.digest() + ".engine")).string();
@@ -131,4 +125,4 @@ std::vector<char> load_or_build(const EngineKey& key, const std::string& folder,
   return plan;
 }
 
-}  // namespace edgedet::tensorrt
+}  // namespace edgedet

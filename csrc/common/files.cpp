@@ -1,4 +1,4 @@
-#include "backends/tensorrt/files.h"
+#include "common/files.h"
 
 #include <cerrno>
 #include <cstdio>
@@ -11,7 +11,7 @@
 
 #include "edgedet/error.h"
 
-namespace edgedet::tensorrt {
+namespace edgedet {
 namespace {
 
 [[noreturn]] void fail(const std::string& path, const char* what) {
@@ -101,4 +101,4 @@ void write_file(const std::string& path, std::initializer_list<std::string_view>
   }
 }
 
-}  // namespace edgedet::tensorrt
+}  // namespace edgedet

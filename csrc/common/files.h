@@ -11,7 +11,7 @@
 
 #include <unistd.h>
 
-namespace edgedet::tensorrt {
+namespace edgedet {
 
 // A file descriptor with one owner.
 class Descriptor {
@@ -38,4 +38,4 @@ std::optional<std::vector<char>> read_file(const std::string& path, std::size_t 
 // `parts` one behind the other, on the disk before the file has its name. Throws Error(kBackend).
 void write_file(const std::string& path, std::initializer_list<std::string_view> parts);
 
-}  // namespace edgedet::tensorrt
+}  // namespace edgedet
