@@ -14,7 +14,7 @@ CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' 
 
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
-.PHONY: help build test demo lint format tidy asan bench clean
+.PHONY: help build test demo lint format tidy asan bench bench-edge clean
 
 help:
 	@echo 'make demo    train, quantise and verify a detector on drawn scenes; report in demo/report.html'
@@ -23,6 +23,7 @@ help:
 	@echo 'make asan    C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tidy    clang-tidy'
 	@echo 'make bench   speed of the runtime on synthetic frames, of the demo bundle'
+	@echo 'make bench-edge  size, memory and start-up of the runtime on this machine'
 	@echo 'make clean   remove .venv, build/ and demo/'
 
 $(VENV)/.created:
@@ -81,6 +82,12 @@ tidy: $(VENV)/.dependencies
 
 bench: demo
 	@$(BIN)/edgedet bench demo/bundle
+
+# Size, memory and start-up; BUNDLE=… measures another bundle.
+BUNDLE ?= demo/bundle
+bench-edge: build
+	@test -e '$(BUNDLE)/model.json' || $(MAKE) demo
+	@$(BIN)/python -m benchmarks.edge '$(BUNDLE)' --out build/edge.json
 
 clean:
 	rm -rf $(VENV) build demo

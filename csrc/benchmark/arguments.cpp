@@ -93,6 +93,8 @@ Arguments parse_arguments(int count, const char* const* values) {
       arguments.detector.mode = parse_mode(value);
     } else if (option == "--score-threshold") {
       arguments.detector.score_threshold = number<float>(option, value, 0.F, 1.F);
+    } else if (option == "--cache-dir") {
+      arguments.detector.cache_dir = value;
     } else if (option == "--detections") {
       arguments.detections = value;
     } else if (option == "--json") {
@@ -134,6 +136,7 @@ Compare figures of one machine and one moment only.
   --precision NAME        fp32, bf16, fp16, int8 or auto: the one verified as best (default: auto)
   --mode NAME             latency: one frame a call; throughput: as many as requests (default: latency)
   --score-threshold X     leave out detections with a lower score (default: 0)
+  --cache-dir DIR         keep the network as it was compiled for this device, for the next start (default: nowhere)
   --json FILE             write the figures as JSON
 )";
 }

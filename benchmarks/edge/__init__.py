@@ -1,0 +1,1 @@
+"""What edgedet costs a small machine: size, memory, start-up."""
