@@ -28,6 +28,7 @@ from edgedet._core import (
 )
 from edgedet.detections import Detection, Detections, StageTimes
 from edgedet.detector import Detector, DetectorInfo
+from edgedet.development import c_library, cmake_dir
 from edgedet.images import read_image
 from edgedet.verdict import Verdict
 
@@ -48,6 +49,8 @@ __all__ = [
     "Verdict",
     "__version__",
     "backends",
+    "c_library",
+    "cmake_dir",
     "decode_logits",
     "decode_scored",
     "preprocess",
