@@ -3,17 +3,12 @@
  * Stable: a program built against this header runs with any later library of the same soname. Every struct begins with
  * its own size, which the init functions fill in; later versions add fields at the end only, and read no further than
  * the size they are given. Strings are UTF-8. Nothing throws, prints or ends the process. */
-#ifndef EDGEDET_C_API_H
-#define EDGEDET_C_API_H
+#pragma once
 
 #include <stddef.h> /* NOLINT(modernize-deprecated-headers): also for C */
 #include <stdint.h> /* NOLINT(modernize-deprecated-headers) */
 
-#if defined(_WIN32)
-#define EDGEDET_C_API
-#else
 #define EDGEDET_C_API __attribute__((visibility("default")))
-#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -112,6 +107,4 @@ EDGEDET_C_API int32_t edgedet_category_id(const edgedet_detector* detector, size
 
 #ifdef __cplusplus
 }
-#endif
-
 #endif
