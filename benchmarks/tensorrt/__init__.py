@@ -1,1 +1,1 @@
-"""Engines of TensorRT on a device: built, proven and timed by one command; see `python -m benchmarks.tensorrt --help`."""
+"""TensorRT engines on a device: built, proven, timed by one command; see `python -m benchmarks.tensorrt --help`."""

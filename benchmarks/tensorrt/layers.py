@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Layers that change the format or type of a tensor and compute nothing.
-_MOVES = ("reformat", "shuffle", "cast", "constant", "no-op", "noop", "copy")
+# Types of layers that change the format or type of a tensor, and of those that compute nothing.
 _REFORMAT = ("reformat", "cast")
+_MOVES = (*_REFORMAT, "shuffle", "constant", "noop", "no_op", "copy")
 
 
 def layer_summary(nodes: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -37,8 +37,9 @@ def layer_summary(nodes: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def _is(node: Mapping[str, str], words: Sequence[str]) -> bool:
-    text = f"{node.get('type', '')} {node.get('name', '')}".lower()
-    return any(word in text for word in words)
+    # Names are those of the network's layers, but for what TensorRT puts between them.
+    kind = node.get("type", "").lower()
+    return any(word in kind for word in words) or node.get("name", "").startswith("Reformatting")
 
 
 def why_not_faster(int8: Mapping[str, Any], half: Mapping[str, Any]) -> list[str]:
