@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures() -> Iterator[list[NDArray[np.uint8]]]:
+def pictures() -> list[NDArray[np.uint8]]:
     random = np.random.default_rng(5)
     shapes = [(240, 320), (120, 200), (240, 320), (64, 48), (239, 317)]
-    yield [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    return [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +171,14 @@ def test_a_plan_that_is_none_is_a_sentence(
     }[spoil]
     head = content[: len(content) - len(plan) - 16 - 64]  # magic word and key
     entry.write_bytes(head + f"{len(spoilt):016x}".encode() + hashlib.sha256(spoilt).hexdigest().encode() + spoilt)
-    try:
+    with contextlib.suppress(edgedet.BackendError):
+        Detector(cells, backend="tensorrt", cache_dir=tmp_path)
+        spoilt = b""  # it was built again: good, too
+    if spoilt:
+        with pytest.raises(edgedet.BackendError, match=r"expected an engine.*build it again"):
+            Detector(cells, backend="tensorrt", cache_dir=tmp_path)
+    else:
         found = Detector(cells, backend="tensorrt", cache_dir=tmp_path)(pictures[0])
-    except edgedet.BackendError as error:
-        assert "expected an engine" in str(error)
-        assert "build it again" in str(error)
-    else:  # it was built again
         assert drift([wanted], [found]).matched == 1.0
 
 
@@ -317,11 +319,11 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Iterator[Path]:
+def picture(tmp_path: Path) -> Path:
     from PIL import Image
 
     Image.new("RGB", (80, 48), (255, 128, 0)).save(tmp_path / "picture.png")
-    yield tmp_path / "picture.png"
+    return tmp_path / "picture.png"
 
 
 @pytest.mark.parametrize(

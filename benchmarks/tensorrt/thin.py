@@ -1,8 +1,8 @@
 """Networks of random weights without the weights: a number generator has them wherever they are needed.
 
 Random weights are carried to a device for nothing. `thin` notes mean and standard deviation of each and leaves the
-numbers out; `restore` draws others of the same distribution. The same name gives the same numbers in every file, so
-that all precisions of a network are one network, up to rounding.
+numbers out; `restore` draws others of the same distribution. A tensor of the same name gets the same numbers in every
+file, up to rounding. Such a network is good for its speed and for nothing else.
 """
 
 from __future__ import annotations
