@@ -496,7 +496,12 @@ def test_what_an_edgedet_lacks_is_not_measured(scene: Scene) -> None:
 
 
 def test_verify_is_run_as_a_user_does(scene: Scene) -> None:
+    built = runtime.cache_of(scene, Engine("femto", "int8")) / "name.engine"
+    built.parent.mkdir(parents=True)
+    built.write_bytes(b"an engine")
     row = accuracy.verdict(scene, "femto", "int8")
+    shutil.rmtree(built.parent)
+    assert (scene.work / "cache" / "edgedet" / "name.engine").read_bytes() == b"an engine"
     # The stand-in for an int8 model is the float one, never calibrated: refused, with a report or one line.
     assert row["status"] in (1, 2)
     assert "verdict" in row or "error" in row
@@ -599,6 +604,26 @@ def test_plugin_and_oracle_are_left_out_without_theirs(scene: Scene) -> None:
         found["femto fp32: C++"]()
 
 
+def test_fused_attention_is_compared(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another network stands in for the one with the plugin."""
+    opened = runtime.open_detector
+
+    def open_either(scene: Scene, engine: Engine, **options: Any) -> edgedet.Detector:
+        return opened(scene, Engine("atto", engine.variant) if "fused" in options else engine)
+
+    monkeypatch.setattr(plugin, "with_plugin", lambda: {"fused": True})
+    monkeypatch.setattr(plugin, "open_detector", open_either)
+    row = plugin.compare(scene, Engine("femto", "fp16"))
+    assert row["fused_of_gather"] > 0
+    assert set(row["milliseconds"]) == {"gather", "fused"}
+    found = synthetic()
+    found["sections"]["plugin"]["rows"] = {"femto": {**row, "fused_of_gather": 1.1}}
+    assert goals.goals(found)[-2].verdict == "missed"
+    monkeypatch.setattr(plugin, "open_detector", lambda scene, engine, **_: opened(scene, engine))
+    with pytest.raises(NotMeasured, match="same bits"):
+        plugin.compare(scene, Engine("femto", "fp16"))
+
+
 # Goals and the report
 
 
@@ -688,7 +713,7 @@ def test_verdicts() -> None:
     assert found["a memory limit of 4 GiB holds in build and run"].got == "1024 of 4096 MiB"
     assert found["four threads, a detector each"].got == "did not run"
     assert found["the tests that need TensorRT pass"].got == "section tests did not run"
-    plain = found["fused deformable attention is taken only where it is faster end to end"]
+    plain = found["fused deformable attention is faster than gather end to end"]
     assert (plain.verdict, plain.got) == ("not measured", "this edgedet has no plugin")
     assert goals.proofs_failed(synthetic())
     assert not goals.proofs_failed({"sections": {}})

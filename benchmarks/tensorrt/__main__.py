@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from benchmarks.cuda_frames.environment import command_line
     from benchmarks.tensorrt.goals import goals, proofs_failed
     from benchmarks.tensorrt.models import open_prepared
     from benchmarks.tensorrt.report import markdown
@@ -54,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     print(f"TensorRT: {need_backend()}")
     prepared = open_prepared(options.models, work_of(options.out))
     record = read_record(options.out)
-    record["commands"] = [*record.get("commands", []), command_line()]
+    record["commands"] = [*record.get("commands", []), command_line("benchmarks.tensorrt")]
     record["prepared"] = {name: prepared.facts(name) for name in prepared.names}
     save_record(options.out, record)
     allotments = allot(options.only, options.budget_minutes)
@@ -145,11 +146,6 @@ def _report(options: argparse.Namespace) -> int:
 def work_of(out: Path) -> Path:
     """The folder beside the results with engines and restored weights; it may be deleted."""
     return out.with_suffix(".work")
-
-
-def command_line() -> str:
-    """As typed, whatever the interpreter's place is."""
-    return " ".join(["python -m benchmarks.tensorrt", *sys.argv[1:]])
 
 
 def _say(text: str) -> None:
