@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     scale = make_scale(quick=options.quick, sanitizer_seconds=options.sanitizer_seconds)
     record: dict[str, Any] = {
         "benchmark": "cuda_frames",
-        "command": command_line(),
+        "command": command_line("benchmarks.cuda_frames"),
         "started": _now(),
         "finished": None,
         "quick": options.quick,

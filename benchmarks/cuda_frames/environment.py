@@ -24,6 +24,9 @@ PACKAGES = {
     "numpy": ("numpy",),
     "opencv": ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
     "torchvision": ("torchvision",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "pycuda": ("pycuda",),
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
 }
 _SMI_FIELDS = (
@@ -106,6 +109,6 @@ def smi_row(output: str, uuid: str) -> dict[str, str]:
     return next((row for row in tables if uuid and uuid in row["uuid"]), tables[0])
 
 
-def command_line() -> str:
+def command_line(module: str) -> str:
     """As typed, whatever the interpreter's place is."""
-    return " ".join(["python -m benchmarks.cuda_frames", *sys.argv[1:]])
+    return " ".join([f"python -m {module}", *sys.argv[1:]])

@@ -36,7 +36,7 @@ const BackendEntry& choose_backend(const std::string& name) {
     if (info.available) {
       return entry;
     }
-    reasons += "\n  " + info.name + ": " + info.detail;
+    reasons += name == "auto" ? "\n  " + info.name + ": " + info.detail : " " + info.detail;
   }
   if (reasons.empty()) {
     throw Error(ErrorKind::kInvalidInput, "backend: expected auto or one of " + names + ", got \"" + name + "\"");
