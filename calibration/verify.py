@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calibration.gate.accuracy import compare, match_run
 from calibration.gate.binding import calibration_binding
 from calibration.gate.checks import judge
 from calibration.gate.evidence import gather
@@ -18,6 +17,7 @@ from calibration.matching import confusions, drift
 from calibration.sampling import read_record, read_sample, sha256
 from edgedet import InvalidInputError
 from edgedet.bundle import add_file, add_json, load_model_json, set_best
+from edgedet.coco_compare import compare, match_run
 from edgedet.coco_eval import CocoDataset, CocoImage, load_annotations, match_categories
 from edgedet.verdict import CANDIDATES, Candidate, Verdict, model_file, read_verdict
 

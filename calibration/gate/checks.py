@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibration.gate.accuracy import Accuracy, ClassDrop
 from calibration.gate.binding import Binding
 from calibration.gate.evidence import Evidence
 from calibration.gate.options import VerifyOptions
 from calibration.matching import Confusion, Drift
+from edgedet.coco_compare import Accuracy, ClassDrop, allowed_drop
 
 # A class is lost if it had enough objects to tell and loses most of a real AP, far beyond its own noise.
 _CLASS_OBJECTS: Final = 10
@@ -52,11 +52,6 @@ class Check:
     def to_json(self) -> dict[str, Any]:
         """Plain values for report.json."""
         return {**asdict(self), "passed": self.passed}
-
-
-def allowed_drop(max_drop: float, drop_se: float) -> float:
-    """The largest loss of AP that passes: `max_drop` and one standard error, twice `max_drop` at the most."""
-    return max_drop + min(drop_se, max_drop)
 
 
 def time_ratio(evidence: Evidence, field: str) -> float:

@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from calibration.gate.accuracy import Accuracy
 from calibration.gate.binding import Binding
-from calibration.gate.checks import Check, allowed_drop, time_ratio
+from calibration.gate.checks import Check, time_ratio
 from calibration.gate.evidence import EngineRun, Evidence
 from calibration.gate.options import VerifyOptions
 from calibration.gate.pictures import WorstImage
 from calibration.matching import Drift
 from edgedet import __version__
+from edgedet.coco_compare import Accuracy, allowed_drop
 from edgedet.verdict import FORMAT, VERSION, model_file, spec_digests
 
 _BINS: Final = 40
