@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgedet import Detections, Detector, backends, read_image
 from edgedet.bundle import add_model, load_model_json, name_model
 from edgedet.coco_compare import compare, match_run
 from edgedet.coco_eval import CocoDataset, CocoImage, match_categories
+from edgedet.turns import take_turns
 from edgedet.verdict import HALVES, Half
 
 # Detections of the float engine that count in the divergence.
@@ -135,21 +135,8 @@ class Bench:
 
     def times(self, engines: Sequence[Detector], *, seconds: float) -> list[Time]:
         """Time engines by turns, each image by each of them, so that a change in the machine's speed meets all."""
-        contenders = [self._float, *engines]
         frames = self._probe[:_TIMED_IMAGES]
-        taken: list[list[float]] = [[] for _ in contenders]
-        for engine in contenders:
-            engine(frames[0])
-        end = time.perf_counter() + seconds
-        turn = 0
-        while turn < _LEAST_PAIRS or time.perf_counter() < end:
-            frame = frames[turn % len(frames)]
-            order = range(len(contenders)) if turn % 2 else reversed(range(len(contenders)))
-            for position in order:
-                start = time.perf_counter()
-                contenders[position](frame)
-                taken[position].append((time.perf_counter() - start) * 1e3)
-            turn += 1
+        taken = take_turns([self._float, *engines], frames, turns=_LEAST_PAIRS, seconds=seconds)
         medians = [float(np.median(values)) for values in taken]
         return [Time(median / medians[0], median, medians[0]) for median in medians[1:]]
 
