@@ -107,7 +107,7 @@ class Measurements:
         key = {"turns": turns, "of": [self._key(contender) for contender in contenders]}
         known = self._journal.read(key)
         if known is not None:
-            return np.array(known["ms"])
+            return np.array(known["ms"], np.float64)
         frames = [read_image(image) for image in self._images[:_TIMED_IMAGES]]
         with tempfile.TemporaryDirectory() as scratch:
             detectors = [
@@ -122,7 +122,7 @@ class Measurements:
             taken = take_turns(
                 detectors, frames, turns=turns, progress=lambda done, total: self._progress("time", done, total)
             )
-        self._journal.write(key, {"ms": np.round(taken, 4).tolist()})
+        self._journal.write(key, {"ms": taken.tolist()})
         return taken
 
     def _bundle(self, contender: Contender, scratch: Path) -> Path:
