@@ -81,7 +81,7 @@ def _label(figure: Any, axes: Any, points: Sequence[tuple[float, float, str]]) -
     """Writes each name beside its point, where it lies on no other name and on no point."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     figure.draw_without_rendering()
     dots = axes.transData.transform([(x, y) for x, y, _ in points])
     taken = [(x - 9.0, y - 9.0, x + 9.0, y + 9.0) for x, y in dots]
