@@ -185,6 +185,17 @@ TABLE: Final[tuple[KnownBad, ...]] = (
         sources=("https://github.com/Intellindust-AI-Lab/DEIMv2/issues/112", _TRT + "4723"),
     ),
     KnownBad(
+        name="fp16-by-choice-11",
+        backend="tensorrt",
+        since=(11, 0),
+        precisions=("fp16",),
+        graph=lambda graph: not patterns.is_typed(graph),
+        certain=True,
+        symptom="TensorRT 11 computes in the types of the file, and this one is in float32",
+        remedy="make the model with python -m calibration half",
+        sources=("docs/tensorrt-models.md",),
+    ),
+    KnownBad(
         name="attention-10.7",
         backend="tensorrt",
         since=(10, 7),
