@@ -46,7 +46,7 @@ def verify(
         raise InvalidInputError("expected --images and --annotations of the evaluation set, got none")
     spec = load_model_json(bundle)
     candidate = choose_candidate(bundle, spec, options)
-    binding = calibration_binding(bundle, spec, options.backend) if candidate == "int8" else None
+    binding = calibration_binding(bundle, spec, options.backend, candidate)
     dataset = load_annotations(annotations)
     chosen, paths = evaluation_images(bundle, dataset, images, limit=options.limit)
     categories = match_categories(dataset, spec["classes"], spec["category_ids"])
@@ -108,7 +108,8 @@ def choose_candidate(bundle: Path, spec: Mapping[str, Any], options: VerifyOptio
         if model_file(spec, precision, options.backend) is not None:
             return precision
     have = [precision for precision in spec["models"] if model_file(spec, precision, options.backend) is not None]
-    remedy = "`search`" if options.precision in ("bf16", "fp16") else "`quantize` or `search`"
+    halves = "`half`" if options.backend == "tensorrt" else "`search`"
+    remedy = halves if options.precision in ("bf16", "fp16") else "`quantize` or `search`"
     raise InvalidInputError(
         f"{bundle}: expected a model in {' or '.join(wanted)} for {options.backend}, got {', '.join(have)}; "
         f"run {remedy} first"
