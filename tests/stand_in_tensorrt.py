@@ -31,7 +31,7 @@ class StandIn(edgedet.Detector):
     def __init__(self, bundle: Any, *, backend: str = "auto", precision: str = "auto", **options: Any) -> None:
         if backend != "tensorrt":
             super().__init__(bundle, backend=backend, precision=precision, **options)
-            self._nodes: list[dict[str, str]] = super().execution_graph()
+            self._told, self._nodes = super().info, super().execution_graph()
             return
         spec = load_model_json(bundle)
         file = model_file(spec, precision, "tensorrt")
@@ -43,10 +43,15 @@ class StandIn(edgedet.Detector):
             name_model(copy, "fp32", "openvino", file)
             super().__init__(copy, backend="openvino", precision="fp32", **options)
         verified = read_verdict(bundle, spec, "tensorrt", device=DEVICE, precision=precision)
-        self._info = replace(
-            self._info, backend="tensorrt", precision=precision, device=DEVICE, threads=1, spec=spec, verified=verified
+        told = super().info
+        self._told = replace(
+            told, backend="tensorrt", precision=precision, device=DEVICE, threads=1, spec=spec, verified=verified
         )
         self._nodes = engine_layers(Path(bundle) / file)
+
+    @property
+    def info(self) -> edgedet.DetectorInfo:
+        return self._told
 
     def execution_graph(self) -> list[dict[str, str]]:
         return self._nodes
