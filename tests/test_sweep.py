@@ -92,6 +92,26 @@ def test_half_types_run_the_float_file_on_openvino_only(world: Path) -> None:
     assert rows["INT8 (calibrator)"].reason
 
 
+def test_further_bundles_are_of_the_same_network(world: Path) -> None:
+    cells = world / "cells"
+    with pytest.raises(InvalidInputError, match="different names"):
+        contenders(cells, OPENVINO, [cells, cells])
+    document = json.loads((cells / "model.json").read_text())
+    shutil.copytree(cells, world / "other")
+    (world / "other" / "model.json").write_text(json.dumps({**document, "classes": ["a", "b"]}))
+    with pytest.raises(InvalidInputError, match="expected the classes of"):
+        contenders(cells, OPENVINO, [world / "other"])
+
+
+def test_what_libraries_print_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.Popen
+    code = 'print("hello"); print("[1]"); print(\'{"facts": {"x": 1}}\')'
+    monkeypatch.setattr(
+        measure.subprocess, "Popen", lambda command, **options: real([sys.executable, "-c", code], **options)
+    )
+    assert measure.run_child({}, lambda done: None) == {"facts": {"x": 1}}
+
+
 def test_a_backend_that_is_not_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     away = {**OPENVINO, "available": False, "detail": "it is on holiday"}
     monkeypatch.setattr("edgedet._core.backends", lambda: [away])
@@ -361,3 +381,16 @@ def test_images_that_are_missing(world: Path) -> None:
     (world / "val" / "003.png").unlink()
     with pytest.raises(InvalidInputError, match=r"003\.png: not there"):
         swept(world)
+
+
+@pytest.mark.tensorrt
+@pytest.mark.slow
+def test_on_tensorrt(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert calibration(["quantize", str(world / "cells"), "--backend", "tensorrt", "--threads", "1"]) == 0
+    assert calibration(["half", str(world / "cells"), "--threads", "1"]) == 0
+    rows = {row.contender.name: row for row in swept(world, backend="tensorrt").rows}
+    for name in ("FP32", "FP16", "INT8 (Q/DQ)"):
+        assert rows[name].measured, rows[name].reason
+        assert rows[name].ap["AP"] > 0.9
+        assert rows[name].facts["vram_mb"] is not None

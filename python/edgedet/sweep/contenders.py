@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedet import _core
-from edgedet._core import BackendError
+from edgedet._core import BackendError, InvalidInputError
 from edgedet.bundle import load_model_json
 from edgedet.verdict import HALVES, model_file
 
@@ -66,6 +66,7 @@ def contenders(bundle: Path, backend: Mapping[str, Any], also: Sequence[Path] = 
 
     Raises:
         BundleError: A bundle is not valid.
+        InvalidInputError: A further bundle has other classes, or the name of another.
     """
     spec, name = load_model_json(bundle), backend["name"]
     float_file = str(model_file(spec, "fp32", name))
@@ -74,7 +75,15 @@ def contenders(bundle: Path, backend: Mapping[str, Any], also: Sequence[Path] = 
     if name == "tensorrt":
         rows.append(_calibrator(bundle, backend, float_file))
     rows.append(_int8("INT8 (Q/DQ)", bundle, spec, backend))
-    rows += [_int8(f"INT8 ({other.name})", other, load_model_json(other), backend) for other in also]
+    for other in also:
+        theirs = load_model_json(other)
+        if any(theirs[key] != spec[key] for key in ("classes", "category_ids")):
+            raise InvalidInputError(
+                f"{other}: expected the classes of {bundle}, got others; compare bundles of one network"
+            )
+        rows.append(_int8(f"INT8 ({other.resolve().name})", other, theirs, backend))
+    if len({row.name for row in rows}) < len(rows):
+        raise InvalidInputError("expected bundles in folders of different names, got one twice; rename a copy")
     best = spec["best"].get(name)
     if best is None:
         reason = "nothing is recorded as best yet; run: python -m calibration search, then verify"

@@ -161,10 +161,13 @@ def run_child(request: Mapping[str, Any], progress: Callable[[int], None]) -> di
             process.stdin.write(json.dumps(request))
             process.stdin.close()
             for line in process.stdout:
-                message = json.loads(line)
-                if "done" in message:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue  # a library that prints
+                if isinstance(message, dict) and "done" in message:
                     progress(message["done"])
-                else:
+                elif isinstance(message, dict):
                     answer = message
             code = process.wait()
         except BrokenPipeError:
