@@ -24,7 +24,6 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks import gate_faults as faults
-from calibration.gate.accuracy import Accuracy, compare, match_run
 from calibration.gate.binding import calibration_binding
 from calibration.gate.checks import Check, judge
 from calibration.gate.evidence import EngineRun, Evidence, gather
@@ -35,6 +34,7 @@ from calibration.matching import confusions, drift
 from calibration.verify import evaluation_images
 from edgedet import read_image
 from edgedet.bundle import add_json, add_model, load_model_json
+from edgedet.coco_compare import Accuracy, compare, match_run
 from edgedet.coco_eval import CocoDataset, load_annotations, match_categories
 from edgedet.coco_subsets import SubsetAP
 from edgedet.verdict import read_verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ _KERNELS: Final[Mapping[Candidate, tuple[str, ...]]] = {
 _FLOAT_TYPE: Final[Mapping[Candidate, str]] = {"int8": "f32", "bf16": "bf16", "fp16": "f16"}
 # Layer types whose result is ruined by 256 levels: means, variances and exponentials.
 _FLOAT_ONLY = ("MVN", "Softmax", "SoftMax", "LogSoftmax", "NormalizeL2", "RMS", "GroupNormalization")
+
+# TensorRT names types and kernels differently in every version, and has one layer for what it fused. What a layer reads
+# is of the type that it computes in, for quantising is fused into the layer before.
+_TENSORRT_WEIGHTED = re.compile(r"conv|gemm|matrix_?mul|matmul|fullyconnected|fprop", re.IGNORECASE)
+_TENSORRT_FLOAT_ONLY = re.compile(r"softmax|normali[sz]ation|layer_?norm|\bmvn\b", re.IGNORECASE)
+_TENSORRT_TYPES: Final[Mapping[Candidate, str]] = {"int8": "s8", "bf16": "bf16", "fp16": "f16"}
 
 
 @dataclass(frozen=True)
@@ -58,32 +65,53 @@ class KernelShare:
         }
 
 
-def kernel_share(nodes: Sequence[Mapping[str, str]], precision: Candidate) -> KernelShare:
+def kernel_share(nodes: Sequence[Mapping[str, str]], precision: Candidate, *, backend: str = "openvino") -> KernelShare:
     """Count an execution graph as `edgedet.Detector.execution_graph` returns it.
 
-    The kernel's name decides: OpenVINO appends the type it computes in (`brgconv_avx512_I8`, `jit_avx512_FP32`). The
-    precision of the output says nothing, because an int8 convolution often writes float.
+    OpenVINO: the kernel's name decides, for it ends with the type it computes in (`brgconv_avx512_I8`,
+    `jit_avx512_FP32`). The precision of the output says nothing, because an int8 convolution often writes float.
+    TensorRT: the type of what the layer reads.
     """
-    weighted = [node for node in nodes if node["type"] in WEIGHTED]
+    weighted = [node for node in nodes if _is_weighted(node, backend)]
     primitives: dict[str, int] = {}
     for node in nodes:
         key = f"{node['type']} {node['primitive']} {node['precision']}"
         primitives[key] = primitives.get(key, 0) + 1
-    count = sum(node["primitive"].endswith(_KERNELS[precision]) for node in weighted)
+    count = sum(_computes_in(node, precision, backend) for node in weighted)
     kinds = dict(sorted(primitives.items(), key=lambda item: (-item[1], item[0])))
     return KernelShare(precision, count, len(weighted), kinds)
 
 
-def int8_norms(nodes: Sequence[Mapping[str, str]]) -> list[str]:
+def int8_norms(nodes: Sequence[Mapping[str, str]], *, backend: str = "openvino") -> list[str]:
     """Names of LayerNorm (`MVN`), softmax and other normalisations that the engine runs on an int8 kernel.
 
     What is fused into one kernel with matrix products (`Subgraph`) cannot be seen; OpenVINO computes those in float.
+    Of TensorRT, layers that fused such a product with a normalisation are not counted: they read int8 for the product.
     """
     return [
         node["original"] or node["name"]
         for node in nodes
-        if node["type"] in _FLOAT_ONLY and node["primitive"].endswith(INTEGER)
+        if _is_float_only(node, backend) and _computes_in(node, "int8", backend)
     ]
+
+
+def _is_weighted(node: Mapping[str, str], backend: str) -> bool:
+    if backend == "tensorrt":
+        return _TENSORRT_WEIGHTED.search(f"{node['type']} {node['primitive']}") is not None
+    return node["type"] in WEIGHTED
+
+
+def _is_float_only(node: Mapping[str, str], backend: str) -> bool:
+    if backend == "tensorrt":
+        named = f"{node['type']} {node['original']}"
+        return _TENSORRT_FLOAT_ONLY.search(named) is not None and not _is_weighted(node, backend)
+    return node["type"] in _FLOAT_ONLY
+
+
+def _computes_in(node: Mapping[str, str], precision: Candidate, backend: str) -> bool:
+    if backend == "tensorrt":
+        return node["precision"] == _TENSORRT_TYPES[precision]
+    return node["primitive"].endswith(_KERNELS[precision])
 
 
 def kernel_time(

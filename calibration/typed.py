@@ -13,6 +13,8 @@ from onnx import TensorProto, numpy_helper
 from calibration.graph import Graph
 from edgedet import ModelError
 
+# The element type of half precision.
+HALF = TensorProto.FLOAT16
 # Largest finite number of half precision, and the smallest that keeps all its digits.
 LARGEST = 65504.0
 SMALLEST_NORMAL = 2.0**-14

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calibration.gate.accuracy import compare, match_run
 from calibration.gate.binding import calibration_binding
 from calibration.gate.checks import judge
 from calibration.gate.evidence import gather
@@ -18,6 +17,7 @@ from calibration.matching import confusions, drift
 from calibration.sampling import read_record, read_sample, sha256
 from edgedet import InvalidInputError
 from edgedet.bundle import add_file, add_json, load_model_json, set_best
+from edgedet.coco_compare import compare, match_run
 from edgedet.coco_eval import CocoDataset, CocoImage, load_annotations, match_categories
 from edgedet.verdict import CANDIDATES, Candidate, Verdict, model_file, read_verdict
 
@@ -46,7 +46,7 @@ def verify(
         raise InvalidInputError("expected --images and --annotations of the evaluation set, got none")
     spec = load_model_json(bundle)
     candidate = choose_candidate(bundle, spec, options)
-    binding = calibration_binding(bundle, spec, options.backend) if candidate == "int8" else None
+    binding = calibration_binding(bundle, spec, options.backend, candidate)
     dataset = load_annotations(annotations)
     chosen, paths = evaluation_images(bundle, dataset, images, limit=options.limit)
     categories = match_categories(dataset, spec["classes"], spec["category_ids"])
@@ -108,7 +108,8 @@ def choose_candidate(bundle: Path, spec: Mapping[str, Any], options: VerifyOptio
         if model_file(spec, precision, options.backend) is not None:
             return precision
     have = [precision for precision in spec["models"] if model_file(spec, precision, options.backend) is not None]
-    remedy = "`search`" if options.precision in ("bf16", "fp16") else "`quantize` or `search`"
+    halves = "`half`" if options.backend == "tensorrt" else "`search`"
+    remedy = halves if options.precision in ("bf16", "fp16") else "`quantize` or `search`"
     raise InvalidInputError(
         f"{bundle}: expected a model in {' or '.join(wanted)} for {options.backend}, got {', '.join(have)}; "
         f"run {remedy} first"

@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 
 from calibration.execution import int8_norms
-from calibration.gate.accuracy import GROUPS, Accuracy, ClassDrop, compare, match_run
 from calibration.gate.batches import engine_batches
 from calibration.gate.binding import Binding
-from calibration.gate.checks import allowed_drop, judge
+from calibration.gate.checks import judge
 from calibration.gate.evidence import EngineRun, Evidence
 from calibration.gate.options import VerifyOptions
 from calibration.gate.page import render_page
@@ -25,6 +24,7 @@ from calibration.gate.pictures import picture, worst_images
 from calibration.gate.report import build_report
 from calibration.matching import confusions, drift, pair
 from edgedet import Detections, InvalidInputError
+from edgedet.coco_compare import GROUPS, Accuracy, ClassDrop, allowed_drop, compare, match_run
 from edgedet.coco_eval import evaluate, load_annotations
 
 NAMES = ["cat", "dog", "bird"]

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 
-import onnx
-
-from calibration.calibrate import counter
 from calibration.collect import CollectOptions
 from calibration.commands.progress import PASSED, progress_bar, stages
-from calibration.graph import load, prepare
-from calibration.half import HalfOptions, half
-from calibration.inputs import batch_size, float_model, sample_batches
-from calibration.sampling import read_record, read_sample
-from edgedet.bundle import add_json, add_model, load_model_json
+from calibration.half import HalfOptions
+from calibration.half_bundle import add_half
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,33 +33,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and say what it did."""
-    bundle: Path = options.bundle
     settings = HalfOptions(
         max_box_px=options.max_box_px,
         max_score=options.max_score,
         layer_norm=not options.spelt_layer_norm,
         collect=CollectOptions(threads=options.threads),
     )
-    spec, sample = load_model_json(bundle), read_sample(bundle)
-    folder = options.images or Path(sample.directory)
-    source = float_model(spec, "tensorrt")
-    graph = prepare(load(bundle / source))
-    batch = batch_size(graph, spec, settings.collect.batch)
-    count = max(min(options.count, len(sample.images)), 1)
     with progress_bar() as bar:
-        made = half(
-            graph,
-            lambda: islice(sample_batches(folder, sample, spec, batch=batch), -(-count // batch)),
-            spec,
-            options=settings,
-            advance=counter(stages(bar), "largest values", count),
+        made, file, count = add_half(
+            options.bundle, options=settings, count=options.count, images=options.images, progress=stages(bar)
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "model.onnx"
-        onnx.save(made.model, str(target))
-        file = add_model(bundle, "fp16", "tensorrt", target)
-    entry = {"float_sha256": spec["files"][source]["sha256"], "images": count, **made.to_json()}
-    add_json(bundle, "calibration.json", {**read_record(bundle), "half": {"tensorrt": entry}})
     print(f"{file}: {made.half} nodes in half precision, {made.casts} casts, {len(made.islands)} nodes in float32:")
     for reason, number in Counter(made.islands.values()).most_common():
         print(f"  {number:4d}  {reason}")

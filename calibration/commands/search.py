@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from calibration.commands.progress import PASSED, progress_bar, stages
+from calibration.quantize import BACKENDS
 from calibration.search.options import TARGETS, SearchOptions
 from calibration.search.run import search
 
@@ -14,6 +15,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Declare the command and its options."""
     parser = commands.add_parser("search", help="find the fastest precision that keeps the accuracy, by measurement")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="openvino", help="the engine that is measured (default: openvino)"
+    )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="labelled images that decide; others than those that verify"
     )
@@ -30,6 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command and say what it found."""
     settings = SearchOptions(
+        backend=options.backend,
         max_drop=options.max_drop,
         target=options.target,
         budget_minutes=options.budget_minutes,
@@ -47,5 +52,6 @@ def run(options: argparse.Namespace) -> int:
         )
     print(f"{answer.precision}: {answer.reason}")
     if answer.precision != "fp32":
-        print(f"nothing is proven yet; next: python -m calibration verify --precision {answer.precision}")
+        where = "" if options.backend == "openvino" else f" --backend {options.backend}"
+        print(f"nothing is proven yet; next: python -m calibration verify{where} --precision {answer.precision}")
     return PASSED

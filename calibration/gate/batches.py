@@ -10,11 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
+from PIL import Image
 
 from calibration.collect import session
+from calibration.emulate import emulate
 from calibration.inputs import network_feed, network_input
 from calibration.matching import CONFIDENT, drift
 from calibration.outputs import decode_outputs, output_names
+from calibration.typed import HALF, element_types
 from edgedet import Detections, Detector, Error
 
 #: Images per call that are compared with one at a time.
@@ -32,7 +35,7 @@ class BatchCheck:
     """One way of running batches.
 
     Attributes:
-        where: "engine" or "graph".
+        where: "engine", "graph", or "float", which is no batch but the float engine against its ONNX file.
         sizes: images per call that were tried.
         matched: smallest share of detections found again, in [0, 1].
         moved_px: largest mean distance of the boxes found again, pixels.
@@ -55,7 +58,12 @@ class BatchCheck:
 
 
 def engine_batches(detector: Detector, images: Sequence[npt.NDArray[np.uint8]]) -> BatchCheck:
-    """Calls of 1, 2 and 8 images to the engine against one image at a time."""
+    """Calls of 1, 2 and 8 images to the engine against one image at a time.
+
+    Args:
+        detector: whose engine takes several images, where a backend has such: on TensorRT one for throughput.
+        images: at least two.
+    """
     singles = [detector(image) for image in images]
     runs = {
         size: [found for part in _parts(len(images), size) for found in detector([images[at] for at in part])]
@@ -71,7 +79,13 @@ def graph_batches(model: Path, images: Sequence[npt.NDArray[np.uint8]], spec: Ma
     not.
     """
     name = spec["input"]["name"]
-    runner = session(onnx.load(str(model)))
+    network = onnx.load(str(model))
+    try:
+        # onnxruntime has few kernels of half precision on a CPU.
+        runner = session(emulate(network) if HALF in element_types(network).values() else network)
+    except Exception as cause:  # onnxruntime has one exception type per status code
+        # An operator of a plugin, for one.
+        return BatchCheck("graph", (), note=f"onnxruntime does not open the ONNX file ({str(cause).splitlines()[0]})")
     wanted = {value.name: value.shape for value in runner.get_inputs()}
     if isinstance(wanted[name][0], int):
         return BatchCheck("graph", (), note=f"the batch axis of the ONNX file is fixed at {wanted[name][0]}")
@@ -92,6 +106,29 @@ def graph_batches(model: Path, images: Sequence[npt.NDArray[np.uint8]], spec: Ma
     return _compare("graph", runs[SIZES[0]], runs)
 
 
+def float_reference(
+    model: Path, engine: Detector, images: Sequence[npt.NDArray[np.uint8]], spec: Mapping[str, Any]
+) -> BatchCheck:
+    """The float engine against its ONNX file in onnxruntime, an image at a time: whether the compiler got it right.
+
+    Args:
+        model: the ONNX file.
+        engine: made of it.
+        images: that both run on, at the size of the network input, so that pixels are the same for both.
+        spec: model.json.
+    """
+    size = (spec["input"]["width"], spec["input"]["height"])
+    sized = [np.asarray(Image.fromarray(image).resize(size)) for image in images]
+    runner = session(onnx.load(str(model)))
+    wanted = {value.name for value in runner.get_inputs()}
+    expected = []
+    for image in sized:
+        feed = network_feed(network_input(image, spec)[None], spec)
+        values = runner.run(output_names(spec), {key: value for key, value in feed.items() if key in wanted})
+        expected.append(decode_outputs(*(value[0] for value in values), spec=spec))
+    return _compare("float", expected, {1: [engine(image) for image in sized]})
+
+
 def _compare(where: str, singles: Sequence[Detections], runs: Mapping[int, Sequence[Detections]]) -> BatchCheck:
     best = max((float(found.scores.max(initial=0.0)) for found in singles), default=0.0)
     score = min(CONFIDENT, best / 2)  # a model that is never sure must not pass for want of detections
@@ -109,11 +146,12 @@ def _compare(where: str, singles: Sequence[Detections], runs: Mapping[int, Seque
     moved, scored = max(way.box_mean_px for way in ways), max(way.score_mean for way in ways)
     reason = ""
     if wrong:
-        what = "the engine" if where == "engine" else "the ONNX file"
-        reason = (
-            f"{what} gives other detections for {wrong[0]} images at a time than for one: {matched:.1%} found again, "
-            f"moved by {moved:.1f} px, scores by {scored:.3f}"
-        )
+        what = {
+            "engine": f"the engine gives other detections for {wrong[0]} images at a time than for one",
+            "graph": f"the ONNX file gives other detections for {wrong[0]} images at a time than for one",
+            "float": "the float engine gives other detections than its ONNX file in onnxruntime",
+        }[where]
+        reason = f"{what}: {matched:.1%} found again, moved by {moved:.1f} px, scores by {scored:.3f}"
     return BatchCheck(where, tuple(runs), matched, round(moved, 3), round(scored, 4), reason)
 
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibration.gate.accuracy import Accuracy, ClassDrop
 from calibration.gate.binding import Binding
 from calibration.gate.evidence import Evidence
 from calibration.gate.options import VerifyOptions
 from calibration.matching import Confusion, Drift
+from edgedet.coco_compare import Accuracy, ClassDrop, allowed_drop
 
 # A class is lost if it had enough objects to tell and loses most of a real AP, far beyond its own noise.
 _CLASS_OBJECTS: Final = 10
@@ -52,11 +52,6 @@ class Check:
     def to_json(self) -> dict[str, Any]:
         """Plain values for report.json."""
         return {**asdict(self), "passed": self.passed}
-
-
-def allowed_drop(max_drop: float, drop_se: float) -> float:
-    """The largest loss of AP that passes: `max_drop` and one standard error, twice `max_drop` at the most."""
-    return max_drop + min(drop_se, max_drop)
 
 
 def time_ratio(evidence: Evidence, field: str) -> float:
@@ -93,7 +88,7 @@ def judge(
         _lost_classes(accuracy.classes),
         _labels(confused, classes),
         _matched(found, options),
-        _layers(evidence),
+        _layers(evidence, options),
         *([_norms(evidence.execution["norms"])] if evidence.precision == "int8" else []),
         _latency(evidence, options),
         Check(
@@ -103,6 +98,10 @@ def judge(
             "" if evidence.deterministic else "the same image gives different detections",
         ),
     ]
+    if evidence.reference is not None:
+        found_again = evidence.reference
+        figure = f"{found_again.matched:.1%} found again, moved by {found_again.moved_px:.2f} px"
+        checks.append(Check("float engine against its ONNX file", figure, "the same", found_again.reason))
     for batch in evidence.batches:
         sizes = ", ".join(str(size) for size in batch.sizes)
         where = "on the engine" if batch.where == "engine" else "in the ONNX file"
@@ -181,10 +180,12 @@ def _matched(found: Drift, options: VerifyOptions) -> Check:
     return Check(name, figure, asked, reason if found.matched < options.min_matched else "")
 
 
-def _layers(evidence: Evidence) -> Check:
+def _layers(evidence: Evidence, options: VerifyOptions) -> Check:
     precision, execution = evidence.precision, evidence.execution
-    count = execution[precision]
-    figure = f"{count} of {execution['weighted']}, {execution['time_share']:.0%} of the network's time"
+    count, weighted, share = execution[precision], execution["weighted"], execution["time_share"]
+    figure = f"{count} of {weighted}" + ("" if share is None else f", {share:.0%} of the network's time")
+    if not weighted and options.backend == "tensorrt":  # all of it fused into blocks that say nothing
+        return Check(f"layers on {precision} kernels", "the engine does not say", "at least one")
     reason = "" if count else f"the engine runs no layer in {precision}"
     return Check(f"layers on {precision} kernels", figure, "at least one", reason)
 

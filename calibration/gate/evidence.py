@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.execution import int8_norms, kernel_share, kernel_time
-from calibration.gate.batches import SIZES, BatchCheck, engine_batches, graph_batches
+from calibration.gate.batches import SIZES, BatchCheck, engine_batches, float_reference, graph_batches
 from calibration.inputs import network_feed, network_input
 from calibration.matching import CONFIDENT
-from edgedet import Detections, Detector, read_image
+from edgedet import Detections, Detector, backends, read_image
+from edgedet.known_bad.check import gpu_capability, installed_version, known_bad
+from edgedet.onnx_graph import read_graph
 from edgedet.verdict import Candidate, model_file
 
 _WARM_UP: Final = 3
@@ -59,6 +61,8 @@ class Evidence:
         execution: what the candidate's engine executes, as in report.json.
         device: of the candidate's engine.
         threads: of the candidate's engine.
+        reference: the float engine against its ONNX file in onnxruntime; None where that is not asked.
+        known: combinations of network, precision and backend that were wrong elsewhere.
     """
 
     precision: Candidate
@@ -68,6 +72,8 @@ class Evidence:
     execution: dict[str, Any]
     device: str
     threads: int
+    reference: BatchCheck | None = None
+    known: tuple[str, ...] = ()
 
 
 def gather(
@@ -109,23 +115,48 @@ def gather(
     repeated = [candidate(read_image(path)) for path in paths[:_REPEATED]]
     model = bundle / str(model_file(spec, precision, backend))
     busy = [read_image(paths[at]) for at in _busiest(runs["fp32"].detections, max(SIZES))]
-    batches = (engine_batches(candidate, busy), graph_batches(model, busy, spec))
+    batched = candidate
+    reference_check = None
+    if backend == "tensorrt":
+        # For latency its engines take one image; and compilers of GPUs have been wrong in FP32.
+        batched = Detector(bundle, backend=backend, precision=precision, threads=threads, mode="throughput")
+        reference_check = float_reference(bundle / str(model_file(spec, "fp32", backend)), reference, busy, spec)
+    batches = (engine_batches(batched, busy), graph_batches(model, busy, spec))
     graph = candidate.execution_graph()
-    feed = network_feed(network_input(first, spec)[None], spec)
+    share = None
+    if backend == "openvino":
+        feed = network_feed(network_input(first, spec)[None], spec)
+        share = round(kernel_time(model, feed, precision), 4)
     execution = {
-        **kernel_share(graph, precision).to_json(),
-        **({"norms": int8_norms(graph)} if precision == "int8" else {}),
-        "time_share": round(kernel_time(model, feed, precision), 4),
+        **kernel_share(graph, precision, backend=backend).to_json(),
+        **({"norms": int8_norms(graph, backend=backend)} if precision == "int8" else {}),
+        "time_share": share,
     }
     return Evidence(
         precision=precision,
         runs=runs,
         deterministic=_same(runs[precision].detections[:_REPEATED], repeated),
         batches=batches,
+        reference=reference_check,
+        known=_known(bundle, spec, backend, precision),
         execution=execution,
         device=candidate.info.device,
         threads=candidate.info.threads,
     )
+
+
+def _known(bundle: Path, spec: Mapping[str, Any], backend: str, precision: Candidate) -> tuple[str, ...]:
+    """What the table of known-bad combinations has of the two engines."""
+    here = next((entry for entry in backends() if entry["name"] == backend), None)
+    version = None if here is None else installed_version(here)
+    if version is None:
+        return ()
+    found = []
+    for kind in ("fp32", precision):
+        graph = read_graph(bundle / str(model_file(spec, kind, backend)))
+        entries = known_bad(graph, backend=backend, version=version, precision=kind, capability=gpu_capability())
+        found += [f"{entry.symptom}; {entry.remedy} ({entry.sources[0]})" for entry in entries]
+    return tuple(dict.fromkeys(found))
 
 
 def _busiest(detections: Sequence[Detections], count: int) -> list[int]:

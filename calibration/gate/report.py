@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from calibration.gate.accuracy import Accuracy
 from calibration.gate.binding import Binding
-from calibration.gate.checks import Check, allowed_drop, time_ratio
+from calibration.gate.checks import Check, time_ratio
 from calibration.gate.evidence import EngineRun, Evidence
 from calibration.gate.options import VerifyOptions
 from calibration.gate.pictures import WorstImage
 from calibration.matching import Drift
 from edgedet import __version__
+from edgedet.coco_compare import Accuracy, allowed_drop
 from edgedet.verdict import FORMAT, VERSION, model_file, spec_digests
 
 _BINS: Final = 40
@@ -90,6 +90,7 @@ def build_report(
         "execution": evidence.execution,
         "deterministic": evidence.deterministic,
         "batches": [batch.to_json() for batch in evidence.batches],
+        "float_reference": None if evidence.reference is None else evidence.reference.to_json(),
         "worst": [image.to_json() for image in worst],
         "checks": [check.to_json() for check in checks],
         "notes": _notes(accuracy, evidence, binding, options),
@@ -101,6 +102,8 @@ def summary(report: Mapping[str, Any]) -> str:
     """The report in a few lines for a terminal."""
     ap, latency, moved = report["ap"], report["latency_ms"], report["drift"]
     execution, verdict, candidate = report["execution"], report["verdict"], report["candidate"]
+    time_share = execution["time_share"]
+    share = "" if time_share is None else f" and {time_share:.0%} of the network's time"
     lines = [
         where(report),
         "          AP     AP50    median ms",
@@ -112,8 +115,7 @@ def summary(report: Mapping[str, Any]) -> str:
         f"(network alone x{report['inference_ratio']:.2f})",
         f"  {moved['matched']:.1%} of {moved['detections']:.0f} confident float detections found again, boxes moved by "
         f"{moved['box_mean_px']:.2f} px (p95 {moved['box_p95_px']:.2f}), scores by {moved['score_mean']:.3f}",
-        f"  {candidate} kernels run {execution[candidate]} of {execution['weighted']} layers and "
-        f"{execution['time_share']:.0%} of the network's time",
+        f"  {candidate} kernels run {execution[candidate]} of {execution['weighted']} layers{share}",
         *(f"  note: {note}" for note in report["notes"]),
     ]
     if verdict["passed"]:
@@ -132,6 +134,7 @@ def where(report: Mapping[str, Any]) -> str:
 def _notes(accuracy: Accuracy, evidence: Evidence, binding: Binding | None, options: VerifyOptions) -> list[str]:
     """What a reader should know of a verdict, passed or not."""
     notes = ["" if binding is None else binding.note, *(batch.note for batch in evidence.batches)]
+    notes += [f"known of this combination: {text}" for text in evidence.known]
     if accuracy.drop_se > options.max_drop:
         notes.append(
             f"these images tell a loss of AP to ± {accuracy.drop_se:.4f} only, while {options.max_drop:.4f} are "

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from calibration.gate.accuracy import compare, match_run
 from calibration.inputs import float_model
 from calibration.matching import pairwise_iou
 from calibration.render import BackendName
 from edgedet import Detections, Detector, backends, read_image
 from edgedet.bundle import add_model, load_model_json, name_model
+from edgedet.coco_compare import compare, match_run
 from edgedet.coco_eval import CocoDataset, CocoImage, match_categories
-from edgedet.verdict import HALVES, Half
+from edgedet.turns import take_turns
+from edgedet.verdict import HALVES, Half, model_file
 
 # Detections of the float engine that count in the divergence.
 _SCORE = 0.1
@@ -88,10 +89,10 @@ class Bench:
         self._backend, self._threads = backend, threads
         self._dataset, self._images, self._paths = dataset, images, paths
         self._categories = match_categories(dataset, spec["classes"], spec["category_ids"])
-        self._float_file = float_model(spec, backend)
+        self._half_files = half_files(spec, backend)
         self._scratch = tempfile.TemporaryDirectory()
         self._bundle = Path(shutil.copytree(bundle, Path(self._scratch.name) / "candidate"))
-        self._float = Detector(bundle, backend=backend, precision="fp32", threads=threads)
+        self._float = self._open("fp32")
         self.device = self._float.info.device
         self.threads = self._float.info.threads
         self._probe = [read_image(path) for path in probe]
@@ -113,17 +114,26 @@ class Bench:
         target = Path(self._scratch.name) / "candidate.onnx"
         onnx.save(model, str(target))
         add_model(self._bundle, "int8", self._backend, target)
-        return Detector(self._bundle, backend=self._backend, precision="int8", threads=self._threads)
+        return self._open("int8")
 
     def halves(self) -> list[Half]:
-        """Half types that this device computes in."""
-        here = next(entry["precisions"] for entry in backends() if entry["name"] == self._backend)
-        return [half for half in HALVES if half in here]
+        """Half types that this device computes in, and that the bundle has a file for."""
+        return [half for half in computed_halves(self._backend) if half in self._half_files]
 
     def half(self, precision: Half) -> Detector:
-        """Compile the float model in a half type."""
-        name_model(self._bundle, precision, self._backend, self._float_file)
-        return Detector(self._bundle, backend=self._backend, precision=precision, threads=self._threads)
+        """Compile the model in a half type."""
+        name_model(self._bundle, precision, self._backend, self._half_files[precision])
+        return self._open(precision)
+
+    def _open(self, precision: str) -> Detector:
+        """An engine of the scratch bundle. Built ones go with it: there will be hundreds."""
+        return Detector(
+            self._bundle,
+            backend=self._backend,
+            precision=precision,
+            threads=self._threads,
+            cache_dir=Path(self._scratch.name) / "engines",
+        )
 
     def divergence(self, engine: Detector) -> float:
         """How far the probe images' detections are from the float engine's, in [0, 1]."""
@@ -135,21 +145,8 @@ class Bench:
 
     def times(self, engines: Sequence[Detector], *, seconds: float) -> list[Time]:
         """Time engines by turns, each image by each of them, so that a change in the machine's speed meets all."""
-        contenders = [self._float, *engines]
         frames = self._probe[:_TIMED_IMAGES]
-        taken: list[list[float]] = [[] for _ in contenders]
-        for engine in contenders:
-            engine(frames[0])
-        end = time.perf_counter() + seconds
-        turn = 0
-        while turn < _LEAST_PAIRS or time.perf_counter() < end:
-            frame = frames[turn % len(frames)]
-            order = range(len(contenders)) if turn % 2 else reversed(range(len(contenders)))
-            for position in order:
-                start = time.perf_counter()
-                contenders[position](frame)
-                taken[position].append((time.perf_counter() - start) * 1e3)
-            turn += 1
+        taken = take_turns([self._float, *engines], frames, turns=_LEAST_PAIRS, seconds=seconds)
         medians = [float(np.median(values)) for values in taken]
         return [Time(median / medians[0], median, medians[0]) for median in medians[1:]]
 
@@ -170,6 +167,24 @@ class Bench:
             found.append(engine(read_image(path)))
             progress(number + 1, len(self._paths))
         return found
+
+
+def computed_halves(backend: BackendName) -> list[Half]:
+    """Half types that this device computes in on a backend."""
+    here: list[str] = next((entry["precisions"] for entry in backends() if entry["name"] == backend), [])
+    return [half for half in HALVES if half in here]
+
+
+def half_files(spec: Mapping[str, Any], backend: BackendName) -> dict[Half, str]:
+    """The file that a backend runs in each half type.
+
+    OpenVINO runs the float file in any; TensorRT takes types as they are written, so that a file of its own is needed
+    (`calibration.half_bundle`).
+    """
+    if backend == "openvino":
+        return dict.fromkeys(HALVES, float_model(spec, backend))
+    named = {half: model_file(spec, half, backend) for half in HALVES}
+    return {half: file for half, file in named.items() if file is not None and file != float_model(spec, backend)}
 
 
 def divergence(reference: Iterable[Detections], other: Iterable[Detections]) -> float:

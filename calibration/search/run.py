@@ -8,10 +8,12 @@ from pathlib import Path
 
 from calibration.calibrate import work_folder
 from calibration.collect import CollectOptions
+from calibration.half import HalfOptions
+from calibration.half_bundle import add_half
 from calibration.inputs import float_model
 from calibration.quantize import store
-from calibration.sampling import read_sample, sha256
-from calibration.search.bench import Bench
+from calibration.sampling import read_record, read_sample, sha256
+from calibration.search.bench import Bench, computed_halves, half_files
 from calibration.search.front import plot, table
 from calibration.search.journal import Journal
 from calibration.search.options import SearchOptions
@@ -46,7 +48,7 @@ def search(
         annotations: COCO file of these images.
         options: see `SearchOptions`.
         calibration_images: folder of the calibration images, where it is not the recorded one.
-        out: folder of the results; `search` in the work folder beside the bundle if not given.
+        out: folder of the results; in the work folder beside the bundle if not given, one per backend.
         collect: batch, memory bound and threads of the calibration.
         progress: told (stage, done, total); total 0 where it is not known.
 
@@ -56,13 +58,15 @@ def search(
     if images is None or annotations is None:
         raise InvalidInputError("expected --images and --annotations of the labelled images that decide, got none")
     collect = collect or CollectOptions(threads=options.threads)
+    if options.backend == "tensorrt" and "fp16" in computed_halves(options.backend):
+        _give_half(bundle, collect, calibration_images, progress)
     spec = load_model_json(bundle)
     sample = read_sample(bundle)
     dataset = load_annotations(annotations)
     chosen, paths = evaluation_images(bundle, dataset, images)
     folder = calibration_images or Path(sample.directory)
     probe = [folder / image.file for image in sample.images[: options.probe]]
-    target = out or work_folder(bundle) / "search"
+    target = out or work_folder(bundle) / ("search" if options.backend == "openvino" else f"search-{options.backend}")
     with Bench(
         bundle,
         options.backend,
@@ -104,10 +108,24 @@ def search(
         if candidates:
             write_atomically(target / "search.png", plot(candidates, journal.answer))
         if answer.precision in HALVES:
-            name_model(bundle, answer.precision, options.backend, float_model(spec, options.backend))
+            name_model(bundle, answer.precision, options.backend, half_files(spec, options.backend)[answer.precision])
         if answer.precision == "int8" and candidate is not None:
             choice = candidate.choice
             made = runner.build(choice)
             store(bundle, runner.calibrated(choice.alpha), made, options.backend, choice.options(collect))
     add_json(bundle, "search.json", journal.document())
     return answer
+
+
+def _give_half(
+    bundle: Path, collect: CollectOptions, images: Path | None, progress: Callable[[str, int, int], None]
+) -> None:
+    """The half precision model that TensorRT needs, unless the bundle has one of its float model."""
+    spec = load_model_json(bundle)
+    recorded = read_record(bundle).get("half")
+    record = recorded.get("tensorrt") if isinstance(recorded, dict) else None
+    current = isinstance(record, dict) and (
+        record.get("float_sha256") == spec["files"][float_model(spec, "tensorrt")]["sha256"]
+    )
+    if not current or "fp16" not in half_files(spec, "tensorrt"):
+        add_half(bundle, options=HalfOptions(collect=collect), images=images, progress=progress)

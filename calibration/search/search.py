@@ -1,8 +1,9 @@
 """The search: cheap proxies say what to try, measured AP and measured milliseconds decide.
 
-0. The float model in each half type that the device computes in.
+0. The half types that the device computes in: of the float model, on TensorRT of the file with types.
 1. Settings: every observer, with and without equalisation, all convolutions in int8, by divergence; AP of the best.
-2. Convolutions that the engine's counters say are slower in int8 go back to float, if the clock agrees.
+2. Convolutions that the engine's counters say are slower in int8 go back to float, if the clock agrees; on TensorRT,
+   whose engines give no counters, groups of them that the clock says are slower.
 3. Groups of matrix products come into int8, where the clock says they pay.
 4. Each group alone back in float: what that gives in divergence and costs in time.
 5. Groups, and the layers of the worst ones, go back in the order of divergence won per time lost, and AP is measured
@@ -172,13 +173,23 @@ class Search:
         """Leave in float what the counters say is slower in int8, if the clock agrees.
 
         Two sets are tried, those that lose much and all that lose: small layers are told apart badly, and one in float
-        between two in int8 costs two conversions.
+        between two in int8 costs two conversions. Where there are no counters, the clock alone tells, group by group.
         """
+        if self._options.backend != "openvino":
+            return self._speed_of_groups(choice)
         total = len(self.calibrated(choice.alpha).placement.layers)
         for share, why in _SLOWER.items():
             other = choice.without(self._slower(choice, share))
             if other != choice and len(other.keep_float) < total:
                 choice = self._faster(choice, other, why)
+        return choice
+
+    def _speed_of_groups(self, choice: Choice) -> Choice:
+        total = len(self.calibrated(choice.alpha).placement.layers)
+        for group in self._groups(choice):
+            other = choice.without(frozenset(group.nodes))
+            if other != choice and len(other.keep_float) < total:
+                choice = self._faster(choice, other, f"{group.name} in float")
         return choice
 
     def _slower(self, choice: Choice, share: float) -> frozenset[str]:

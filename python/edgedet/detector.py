@@ -15,6 +15,7 @@ from edgedet import _core
 from edgedet._core import InvalidInputError
 from edgedet.detections import Detections, StageTimes
 from edgedet.images import read_image
+from edgedet.known_bad.check import check_before_building
 from edgedet.verdict import Verdict, read_verdict
 
 PixelFormat: TypeAlias = Literal["rgb", "bgr", "gray", "nv12"]
@@ -83,7 +84,8 @@ class Detector:
     Raises:
         BundleError: The bundle is missing, damaged, tampered with or of another version.
         ModelError: The network does not fit what the bundle says.
-        BackendError: The backend or precision is not available here; the message says why.
+        BackendError: The backend or precision is not available here, or cannot be right with this network and version
+            of TensorRT; the message says why. Combinations that were wrong elsewhere are a ``KnownBadWarning``.
         InvalidInputError: An option is out of range.
     """
 
@@ -100,6 +102,7 @@ class Detector:
         max_detections: int = 0,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        check_before_building(bundle, backend=backend, precision=precision)
         self._core = _core.Detector(
             str(Path(bundle)),
             backend=backend,

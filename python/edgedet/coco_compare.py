@@ -1,4 +1,4 @@
-"""AP of both engines on labelled images, overall and per class, and how sure the difference is."""
+"""AP of two engines on the same labelled images, overall and per class, and how sure the difference is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from edgedet import Detections
 from edgedet.coco_eval import CocoDataset, CocoImage, average_precision, match
 from edgedet.coco_subsets import SubsetAP
+from edgedet.detections import Detections
 
 #: Groups of the jackknife; their number bounds how well the error itself is known (16 % for 20).
 GROUPS: Final = 20
@@ -105,7 +105,7 @@ def match_run(
 
 
 def compare(
-    engines: Mapping[str, SubsetAP], names: Mapping[int, str], keep: npt.NDArray[np.bool_] | None = None
+    engines: Mapping[str, SubsetAP], names: Mapping[int, str], keep: NDArray[np.bool_] | None = None
 ) -> Accuracy:
     """AP of the engine "fp32" and of the other one with standard errors by a delete-group jackknife over images.
 
@@ -152,13 +152,18 @@ def compare(
     )
 
 
-def _mean(per_category: npt.NDArray[np.float64]) -> float:
+def allowed_drop(max_drop: float, drop_se: float) -> float:
+    """The largest loss of AP that is accepted: `max_drop` and one standard error, twice `max_drop` at the most."""
+    return max_drop + min(drop_se, max_drop)
+
+
+def _mean(per_category: NDArray[np.float64]) -> float:
     """COCO's AP of figures per category: over those with objects; 0 where there is none."""
     present = per_category[~np.isnan(per_category)]
     return float(present.mean()) if len(present) else 0.0
 
 
-def _standard_error(left_out: npt.NDArray[np.float64]) -> float:
+def _standard_error(left_out: NDArray[np.float64]) -> float:
     """(G,) figures, each without one group, to the standard error of the figure of all; NaN if one of them is."""
     groups = len(left_out)
     return float(np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean()).sum()))
