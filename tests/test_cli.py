@@ -187,10 +187,11 @@ def test_bench(tmp_path: Path, bundle: Path, pictures: Path, run: Callable[..., 
         assert "throughput" in out
         figures = json.loads(report.read_text())
         latency = figures["latency_ms"]
-        assert list(latency) == ["p50", "p90", "p99", "mean"]
-        assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
-        assert list(figures["stages_ms"]) == ["preprocess", "inference", "decode"]
-        assert sum(figures["stages_ms"].values()) <= latency["mean"]
+        assert list(latency) == ["p50", "p90", "p95", "p99", "max", "mean"]
+        assert 0 < latency["p50"] <= latency["p90"] <= latency["p95"] <= latency["p99"] <= latency["max"]
+        assert list(figures["stages_ms"]) == ["upload", "preprocess", "inference", "decode", "download"]
+        assert 0 < sum(figures["stages_ms"].values()) <= latency["mean"]
+        assert figures["command"].startswith("edgedet ")
         assert figures["fps"] == pytest.approx(figures["frames_per_call"] * 1000 / latency["mean"])
         assert 20 < figures["rss_mb"] < 4000
         assert figures["threads"] == 1
@@ -236,6 +237,8 @@ def test_doctor(run: Callable[..., Output]) -> None:
         ),
         (["bench", "BUNDLE", "--images", "BUNDLE"], "no image in this folder"),
         (["bench", "BUNDLE", "--frames", "0"], "expected 1, 2, 3"),
+        (["bench", "BUNDLE", "--batch", "0"], "expected 1, 2, 3"),
+        (["bench", "BUNDLE", "--frames", "1", "--plot", "x.nothing"], "cannot be drawn"),
         (["import", "missing.onnx", "--labels", "coco80", "--out", "x"], "missing.onnx"),
         (["import", "LABELS", "--labels", "coco80", "--out", "x"], "labels.txt"),
         (["import", "MODEL", "--labels", "coco80", "--out", "x"], "has 3 classes"),

@@ -70,7 +70,7 @@ struct StageTimes {
   double preprocess = 0.0;
   double inference = 0.0;
   double decode = 0.0;
-  double upload = 0.0;    // to the memory of a GPU and back; PartTimes alone tells them
+  double upload = 0.0;  // to the memory of a GPU and back; PartTimes alone tells them
   double download = 0.0;
 };
 
