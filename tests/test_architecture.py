@@ -32,7 +32,8 @@ FLOORS = {"boxes": 0, "losses": 1, "models": 1, "data": 1, "distillation": 1, "c
 OUTPUTS = "training.models.outputs"
 
 # What each folder of csrc may include, beside itself. A name is a folder or one header. Beyond the public API the
-# bindings run the kernels, for which they need a pool of threads, and the benchmark reads COCO annotations and writes results.
+# bindings run the kernels, for which they need a pool of threads, and the benchmark reads COCO annotations and writes
+# COCO results.
 MAY_INCLUDE = {
     "include": (),
     "common": ("include",),

@@ -14,7 +14,7 @@ import tiny_onnx
 from test_benchmark_binary import run as run_binary
 
 import edgedet
-from edgedet import _core
+from edgedet import _core, tegrastats
 from edgedet.cli import main
 from edgedet.cli.bench import synthetic_frame
 
@@ -261,3 +261,16 @@ def test_nothing_measured_is_refused(bundle: Path) -> None:
         detector._core.bench_report(empty)
     with pytest.raises(edgedet.InvalidInputError, match="got 1 and 0"):
         detector._core.time_parts([synthetic_frame(8, 8)], "rgb", 0)
+
+
+def test_tegrastats_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "power.log"
+    log.write_text("VDD_IN 4000mW/4000mW\nVDD_IN 6000mW/5000mW\nVDD_IN 6000mW/5333mW\n")
+    assert tegrastats.main([str(log), "--interval", "500", "--frames", "11"]) == 0
+    assert "board (VDD_IN)  5.500 W  5.500 J  0.5 J a frame" in capsys.readouterr().out
+    log.write_text("A 1/1\nA 1/1\n")
+    assert tegrastats.main([str(log)]) == 0
+    assert "no known total among the rails of the log): not available" in capsys.readouterr().out
+    for wrong in (["nowhere"], [str(log), "--interval", "nan"], [str(log), "--frames", "0"], [str(tmp_path)]):
+        assert tegrastats.main(wrong) == 2
+        assert capsys.readouterr().err.startswith("error: ")

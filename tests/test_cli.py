@@ -179,7 +179,7 @@ def test_eval(tmp_path: Path, bundle: Path, pictures: Path, annotations: Path, r
 
 def test_bench(tmp_path: Path, bundle: Path, pictures: Path, run: Callable[..., Output]) -> None:
     report = tmp_path / "bench.json"
-    for options in (["--images", pictures], [], ["--mode", "throughput"]):
+    for options in (["--images", pictures], ["--synthetic", "70x50"], ["--mode", "throughput"]):
         code, out, _ = run(
             "bench", bundle, *options, "--frames", "12", "--warmup", "2", "--threads", "1", "--json", report
         )
@@ -195,6 +195,7 @@ def test_bench(tmp_path: Path, bundle: Path, pictures: Path, run: Callable[..., 
         assert figures["fps"] == pytest.approx(figures["frames_per_call"] * 1000 / latency["mean"])
         assert 20 < figures["rss_mb"] < 4000
         assert figures["threads"] == 1
+        assert figures["frame_size"] == {"--images": "80x48", "--synthetic": "70x50"}.get(str(options[0]), "640x480")
 
 
 def test_info(bundle: Path, run: Callable[..., Output]) -> None:
@@ -237,6 +238,8 @@ def test_doctor(run: Callable[..., Output]) -> None:
         ),
         (["bench", "BUNDLE", "--images", "BUNDLE"], "no image in this folder"),
         (["bench", "BUNDLE", "--frames", "0"], "expected 1, 2, 3"),
+        (["bench", "BUNDLE", "--synthetic", "640"], "such as 640x480"),
+        (["bench", "BUNDLE", "--synthetic", "6x4", "--images", "PICTURES"], "not allowed with"),
         (["bench", "BUNDLE", "--batch", "0"], "expected 1, 2, 3"),
         (["bench", "BUNDLE", "--frames", "1", "--plot", "x.nothing"], "cannot be drawn"),
         (["import", "missing.onnx", "--labels", "coco80", "--out", "x"], "missing.onnx"),

@@ -21,6 +21,8 @@ using json::quote;
 // Below it, counters that move every tenth of a second are off by some percent.
 constexpr double kShortSeconds = 2.0;
 
+constexpr const char* kOnCpu = "the network runs on the CPU";
+
 struct Stage {
   const char* name;
   double StageTimes::* time;
@@ -135,17 +137,23 @@ class Writer {
     optional_times("network_device_ms", "  by device", run_.parts.network_device);
     optional_times("resident_ms", "from device", run_.parts.resident);
     add("end_to_end_over_network", number(latency.p50 / network.p50));
+    const bool on_cpu = run_.parts.resident.empty();
+    const double resident = on_cpu ? 0.0 : summarise(run_.parts.resident).p50 / network.p50;
+    add("resident_over_network", or_null("resident_over_network", on_cpu ? kOnCpu : "", number(resident)));
     const double fps =
         1000.0 * static_cast<double>(frames_) / std::accumulate(run_.latency.begin(), run_.latency.end(), 0.0);
     add("fps", number(fps));
     text_ += "\n";
     line("ratio", format("%.3f end to end / network alone (medians)", latency.p50 / network.p50));
+    if (!on_cpu) {
+      line("", format("%.3f from device / network alone", resident));
+    }
     line("throughput", format("%.1f frames/s", fps));
   }
 
   void optional_times(const char* key, const char* name, const std::vector<double>& values) {
     if (values.empty()) {
-      add(key, or_null(key, "the network runs on the CPU", ""));
+      add(key, or_null(key, kOnCpu, ""));
       return;
     }
     const Summary summary = summarise(values);

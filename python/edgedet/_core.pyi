@@ -122,9 +122,7 @@ class TelemetryRecord:
 class Sampler:
     """Reads clocks, load, memory, power and energy in a thread of its own, a few files and calls every period."""
 
-    def __init__(
-        self, *, root: str = "", nvml: str = "libnvidia-ml.so.1", gpu: str = "", period: float = 0.05
-    ) -> None:
+    def __init__(self, *, root: str = "", nvml: str = "libnvidia-ml.so.1", gpu: str = "", period: float = 0.05) -> None:
         """root: folder in front of /proc, /sys, /etc and /var, for recorded trees; gpu: `Detector.gpu`; period: s."""
 
     def start(self) -> None:

@@ -19,6 +19,7 @@ from edgedet.cli.common import (
     add_detector_options,
     open_detector,
     output_file,
+    pixel_size,
     positive_number,
     print_running,
     progress_bar,
@@ -44,11 +45,16 @@ def add_parser(commands: Commands) -> None:
         "docs/benchmarking.md says what each means.",
     )
     add_bundle(parser)
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        type=Path,
-        help=f"run on images of this folder, {_MOST_IMAGES} at the most (default: a synthetic 640x480 frame)",
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--images", metavar="DIR", type=Path, help=f"run on images of this folder, {_MOST_IMAGES} at the most"
+    )
+    what.add_argument(
+        "--synthetic",
+        metavar="WxH",
+        type=pixel_size,
+        default=(640, 480),
+        help="run on a synthetic frame of this size (default: 640x480)",
     )
     parser.add_argument("--json", metavar="FILE", type=output_file, help="write the figures as JSON")
     parser.add_argument(
@@ -68,7 +74,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints."""
     if arguments.images is None:
-        frames = [synthetic_frame(640, 480)]
+        frames = [synthetic_frame(*arguments.synthetic)]
     else:
         frames = [read_image(file) for file in find_images(arguments.images)[:_MOST_IMAGES]]
     detector = open_detector(arguments)
@@ -120,7 +126,7 @@ def measure(
         start = time.perf_counter()
         _, times = detector.detect_timed(group)
         latency.append((time.perf_counter() - start) * 1e3)
-        stages.append(tuple(times))
+        stages.append((times.preprocess, times.inference, times.decode))
         show(call + 1, calls)
     return latency, stages, sampler.stop()
 
