@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints watts and joules of each rail and of the board. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m edgedet.tegrastats",
-        description="Watts, joules and joules a frame from a log of tegrastats (JetPack 4 to 7); idle power is in them.",
+        description="Watts, joules and joules a frame from a log of tegrastats (JetPack 4 to 7), idle power included.",
         epilog="tegrastats --interval 100 --logfile power.log & edgedet bench ...; tegrastats --stop",
     )
     parser.add_argument("log", metavar="LOG", type=Path, help="the log, with lines of the time to measure only")

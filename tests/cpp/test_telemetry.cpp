@@ -39,7 +39,7 @@ class Tree : public test::TemporaryFolder {
 bool near(double value, double expected, double relative) { return std::abs(value - expected) <= relative * expected; }
 
 template <typename Item>
-const Item& named(const std::vector<Item>& items, const std::string& name) {
+Item named(const std::vector<Item>& items, const std::string& name) {
   for (const Item& item : items) {
     if (item.name == name) {
       return item;
