@@ -39,7 +39,10 @@ def tree(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
         for name, text in files.items():
             path = tmp_path / "root" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n")
+            # By renaming, so that a sampler sees no file that is half written.
+            whole = path.with_name(path.name + ".new")
+            whole.write_text(text + "\n")
+            whole.replace(path)
         return tmp_path / "root"
 
     return write
@@ -252,9 +255,14 @@ def test_nothing_measured_is_refused(bundle: Path) -> None:
     with pytest.raises(edgedet.InvalidInputError, match="start it first"):
         sampler.stop()
     sampler.start()
+    record = sampler.stop()
+    assert record.samples >= 2
+    assert record.seconds > 0
     parts = detector._core.time_parts([synthetic_frame(8, 8)], "rgb", 1)
+    assert len(parts.network) == 1
+    assert parts.network_device == parts.resident == []
     empty = _core.BenchRun(
-        latency=[], stages=[], parts=parts, telemetry=sampler.stop(),
+        latency=[], stages=[], parts=parts, telemetry=record,
         frames_per_call=1, frame_size="", mode="", bundle="", command="",
     )  # fmt: skip
     with pytest.raises(edgedet.InvalidInputError, match="got none"):

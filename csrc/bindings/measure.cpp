@@ -65,8 +65,13 @@ BenchRun make_run(std::vector<double> latency, const std::vector<Times>& stages,
 }  // namespace
 
 void bind_measure(py::module_& module) {
-  py::class_<PartTimes>(module, "PartTimes");
-  py::class_<telemetry::Record>(module, "TelemetryRecord");
+  py::class_<PartTimes>(module, "PartTimes")
+      .def_readonly("network", &PartTimes::network)
+      .def_readonly("network_device", &PartTimes::network_device)
+      .def_readonly("resident", &PartTimes::resident);
+  py::class_<telemetry::Record>(module, "TelemetryRecord")
+      .def_readonly("seconds", &telemetry::Record::seconds)
+      .def_readonly("samples", &telemetry::Record::samples);
   py::class_<telemetry::Sampler>(module, "Sampler")
       .def(py::init([](const std::string& root, const std::string& nvml, const std::string& gpu, double period) {
              return telemetry::Sampler(options(root, nvml, gpu, period));

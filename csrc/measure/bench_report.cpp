@@ -143,7 +143,7 @@ class Writer {
     const double fps =
         1000.0 * static_cast<double>(frames_) / std::accumulate(run_.latency.begin(), run_.latency.end(), 0.0);
     add("fps", number(fps));
-    text_ += "\n";
+    text_ += '\n';
     line("ratio", format("%.3f end to end / network alone (medians)", latency.p50 / network.p50));
     if (!on_cpu) {
       line("", format("%.3f from device / network alone", resident));

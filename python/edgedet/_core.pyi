@@ -114,10 +114,30 @@ class Detector:
         """
 
 class PartTimes:
-    """What `Detector.time_parts` measured."""
+    """What `Detector.time_parts` measured, milliseconds of each call."""
+
+    @property
+    def network(self) -> list[float]:
+        """The network alone, by the clock on the wall."""
+
+    @property
+    def network_device(self) -> list[float]:
+        """The same by the device's clock; empty on a CPU."""
+
+    @property
+    def resident(self) -> list[float]:
+        """Frames that are on the device to detections; empty on a CPU."""
 
 class TelemetryRecord:
     """What a `Sampler` saw."""
+
+    @property
+    def seconds(self) -> float:
+        """From the first sample to the last."""
+
+    @property
+    def samples(self) -> int:
+        """How many there were."""
 
 class Sampler:
     """Reads clocks, load, memory, power and energy in a thread of its own, a few files and calls every period."""

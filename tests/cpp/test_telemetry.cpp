@@ -26,7 +26,9 @@ class Tree : public test::TemporaryFolder {
  public:
   void add(const std::string& name, const std::string& content) const {
     std::filesystem::create_directories(std::filesystem::path(path() + name).parent_path());
-    write(name.substr(1), content + "\n");
+    // By renaming, so that a sampler sees no file that is half written.
+    write("new", content + "\n");
+    std::filesystem::rename(path() + "/new", path() + name);
   }
   Options options() const {
     Options options;
