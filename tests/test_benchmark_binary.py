@@ -223,12 +223,13 @@ def test_figures(bundle: Path, tmp_path: Path, mode: str) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     latency = figures["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
-    assert set(figures["stages_ms"]) == {"preprocess", "inference", "decode"}
+    assert set(figures["stages_ms"]) == {"upload", "preprocess", "inference", "decode", "download"}
     assert 0 < sum(figures["stages_ms"].values()) <= latency["mean"] * 1.01
     for stage, mean in figures["stages_ms"].items():
         assert figures["stage_percentiles_ms"][stage]["mean"] == mean
     assert figures["fps"] == pytest.approx(1000 * figures["frames_per_call"] / latency["mean"])
     assert figures["frames_per_call"] == figures["requests"]
+    assert figures["command"].endswith(f"--json {tmp_path / 'figures.json'}")
     assert (figures["calls"], figures["mode"], figures["frame_size"]) == (30, mode, "96x64")
     assert (figures["backend"], figures["precision"]) == ("openvino", "fp32")
     assert 5 < figures["rss_mb"] < 4000
@@ -258,6 +259,7 @@ def test_help_names_every_option() -> None:
         (["a", "--synthetic", "640"], "WIDTHxHEIGHT"),
         (["a", "--synthetic", "0x480"], "--synthetic"),
         (["a", "--mode", "fast"], "--mode"),
+        (["a", "--batch", "0"], "--batch"),
         (["a", "--score-threshold", "nan"], "--score-threshold"),
         (["a", "--detections", "x.json"], "--images"),
         (["a", "--images", "b", "--synthetic", "4x4"], "both"),

@@ -179,7 +179,7 @@ def test_eval(tmp_path: Path, bundle: Path, pictures: Path, annotations: Path, r
 
 def test_bench(tmp_path: Path, bundle: Path, pictures: Path, run: Callable[..., Output]) -> None:
     report = tmp_path / "bench.json"
-    for options in (["--images", pictures], [], ["--mode", "throughput"]):
+    for options in (["--images", pictures], ["--synthetic", "70x50"], ["--mode", "throughput"]):
         code, out, _ = run(
             "bench", bundle, *options, "--frames", "12", "--warmup", "2", "--threads", "1", "--json", report
         )
@@ -187,13 +187,15 @@ def test_bench(tmp_path: Path, bundle: Path, pictures: Path, run: Callable[..., 
         assert "throughput" in out
         figures = json.loads(report.read_text())
         latency = figures["latency_ms"]
-        assert list(latency) == ["p50", "p90", "p99", "mean"]
-        assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
-        assert list(figures["stages_ms"]) == ["preprocess", "inference", "decode"]
-        assert sum(figures["stages_ms"].values()) <= latency["mean"]
+        assert list(latency) == ["p50", "p90", "p95", "p99", "max", "mean"]
+        assert 0 < latency["p50"] <= latency["p90"] <= latency["p95"] <= latency["p99"] <= latency["max"]
+        assert list(figures["stages_ms"]) == ["upload", "preprocess", "inference", "decode", "download"]
+        assert 0 < sum(figures["stages_ms"].values()) <= latency["mean"]
+        assert figures["command"].startswith("edgedet ")
         assert figures["fps"] == pytest.approx(figures["frames_per_call"] * 1000 / latency["mean"])
         assert 20 < figures["rss_mb"] < 4000
         assert figures["threads"] == 1
+        assert figures["frame_size"] == {"--images": "80x48", "--synthetic": "70x50"}.get(str(options[0]), "640x480")
 
 
 def test_info(bundle: Path, run: Callable[..., Output]) -> None:
@@ -236,6 +238,10 @@ def test_doctor(run: Callable[..., Output]) -> None:
         ),
         (["bench", "BUNDLE", "--images", "BUNDLE"], "no image in this folder"),
         (["bench", "BUNDLE", "--frames", "0"], "expected 1, 2, 3"),
+        (["bench", "BUNDLE", "--synthetic", "640"], "such as 640x480"),
+        (["bench", "BUNDLE", "--synthetic", "6x4", "--images", "PICTURES"], "not allowed with"),
+        (["bench", "BUNDLE", "--batch", "0"], "expected 1, 2, 3"),
+        (["bench", "BUNDLE", "--frames", "1", "--plot", "x.nothing"], "cannot be drawn"),
         (["import", "missing.onnx", "--labels", "coco80", "--out", "x"], "missing.onnx"),
         (["import", "LABELS", "--labels", "coco80", "--out", "x"], "labels.txt"),
         (["import", "MODEL", "--labels", "coco80", "--out", "x"], "has 3 classes"),

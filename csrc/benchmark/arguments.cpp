@@ -48,7 +48,11 @@ PerformanceMode parse_mode(std::string_view text) {
 
 Arguments parse_arguments(int count, const char* const* values) {
   constexpr int kMost = 1'000'000;
+  constexpr int kMaxBatch = 1024;
   Arguments arguments;
+  for (int i = 0; i < count; ++i) {
+    arguments.command.append(i == 0 ? "" : " ").append(values[i]);
+  }
   bool synthetic = false;
   for (int i = 1; i < count; ++i) {
     const std::string_view option = values[i];
@@ -81,6 +85,8 @@ Arguments parse_arguments(int count, const char* const* values) {
       arguments.iterations = number<int>(option, value, 0, kMost);
     } else if (option == "--warmup") {
       arguments.warmup = number<int>(option, value, 0, kMost);
+    } else if (option == "--batch") {
+      arguments.batch = number<int>(option, value, 1, kMaxBatch);
     } else if (option == "--threads") {
       arguments.detector.threads = number<int>(option, value, 0, 1024);
     } else if (option == "--requests") {
@@ -122,7 +128,7 @@ std::string help_text() {
   return R"(usage: edgedet-bench BUNDLE [options]
 
 Measures a bundle on this machine without Python: from a frame in memory to its detections.
-Compare figures of one machine and one moment only.
+Compare figures of one machine and one moment only; docs/benchmarking.md says what each means.
 
   --images FILE|DIR ...   JPEG, PNG and PPM images, and folders of them (default: a synthetic frame)
   --synthetic WxH         size of the synthetic frame (default: 640x480)
@@ -130,6 +136,7 @@ Compare figures of one machine and one moment only.
   --annotations FILE      COCO annotations that give images their ids, by file name (default: numbered from 1)
   --iterations N          measured calls (default: 200; 0 measures nothing)
   --warmup N              calls before them (default: 20)
+  --batch N               frames a call (default: as many as there are requests)
   --threads N             CPU threads (default: all this process may use)
   --requests N            parallel inference requests (default: 1 for latency, the backend's choice for throughput)
   --backend NAME          default: auto

@@ -18,9 +18,11 @@ struct Arguments {
   std::string annotations;  // COCO instances file that gives images their ids
   int iterations = 200;     // measured calls
   int warmup = 20;          // calls before them
+  int batch = 0;            // frames a call; 0: as many as there are requests
   DetectorOptions detector;
   std::string detections;  // COCO results file to write
-  std::string json;        // summary file to write
+  std::string json;        // report to write
+  std::string command;     // all of the command line
 };
 
 // Throws Error(kInvalidInput) on anything unknown, missing or out of range.

@@ -4,8 +4,9 @@
 #include <iterator>
 #include <limits>
 
-#include "benchmark/json_text.h"
+#include "benchmark/write_text.h"
 #include "common/json.h"
+#include "common/json_text.h"
 #include "edgedet/error.h"
 
 namespace edgedet::bench {
@@ -44,8 +45,9 @@ void ResultsWriter::add(std::int64_t image_id, const std::vector<Detection>& det
     rows_ += rows_.empty() ? "\n" : ",\n";
     rows_ += "{\"image_id\": " + std::to_string(image_id) +
              ", \"category_id\": " + std::to_string(category_ids_.at(static_cast<std::size_t>(detection.label))) +
-             ", \"bbox\": [" + json_number(x) + ", " + json_number(y) + ", " + json_number(detection.x1 - x) + ", " +
-             json_number(detection.y1 - y) + "], \"score\": " + json_number(static_cast<double>(detection.score)) + "}";
+             ", \"bbox\": [" + json::number(x) + ", " + json::number(y) + ", " + json::number(detection.x1 - x) + ", " +
+             json::number(detection.y1 - y) + "], \"score\": " + json::number(static_cast<double>(detection.score)) +
+             "}";
   }
 }
 

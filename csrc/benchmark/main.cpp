@@ -4,14 +4,18 @@
 #include <exception>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "benchmark/arguments.h"
 #include "benchmark/coco.h"
 #include "benchmark/image.h"
-#include "benchmark/json_text.h"
 #include "benchmark/measure.h"
+#include "benchmark/synthetic.h"
+#include "benchmark/write_text.h"
+#include "edgedet/bench_report.h"
 #include "edgedet/detector.h"
 #include "edgedet/error.h"
 
@@ -33,25 +37,6 @@ std::vector<std::string> image_paths(const std::vector<std::string>& given) {
     }
   }
   return paths;
-}
-
-// Coarse random patches, the same every time; an even grey would let caches look too good.
-Image synthetic_frame(std::int32_t width, std::int32_t height) {
-  constexpr std::int32_t kPatch = 16;
-  Image image;
-  image.width = width;
-  image.height = height;
-  image.rgb.reserve(static_cast<std::size_t>(3 * static_cast<std::int64_t>(width) * height));
-  for (std::int32_t y = 0; y < height; ++y) {
-    for (std::int32_t x = 0; x < width; ++x) {
-      std::uint32_t hash = static_cast<std::uint32_t>(y / kPatch * 2048 + x / kPatch + 1) * 2654435761U;
-      for (int channel = 0; channel < 3; ++channel) {
-        hash = (hash ^ (hash >> 15U)) * 2246822519U;
-        image.rgb.push_back(static_cast<std::uint8_t>(hash >> 24U));
-      }
-    }
-  }
-  return image;
 }
 
 void detect_all(const Detector& detector, const std::vector<std::string>& paths, const Arguments& arguments) {
@@ -79,54 +64,14 @@ void detect_all(const Detector& detector, const std::vector<std::string>& paths,
   results.write(arguments.detections);
 }
 
+// "640x480", or how many sizes there are, as `edgedet bench` says it.
 std::string frame_size(const std::vector<ImageView>& frames) {
+  std::set<std::pair<std::int32_t, std::int32_t>> sizes;
   for (const ImageView& frame : frames) {
-    if (frame.width != frames[0].width || frame.height != frames[0].height) {
-      return "several sizes";
-    }
+    sizes.emplace(frame.width, frame.height);
   }
-  return std::to_string(frames[0].width) + "x" + std::to_string(frames[0].height);
-}
-
-std::string json_summary(const Summary& summary) {
-  return "{\"p50\": " + json_number(summary.p50) + ", \"p90\": " + json_number(summary.p90) +
-         ", \"p99\": " + json_number(summary.p99) + ", \"mean\": " + json_number(summary.mean) + "}";
-}
-
-std::string json_report(const Detector& detector, const Arguments& arguments, const Figures& figures,
-                        const std::string& size) {
-  const bool latency = arguments.detector.mode == PerformanceMode::kLatency;
-  return "{\n  \"latency_ms\": " + json_summary(figures.latency) +
-         ",\n  \"stages_ms\": {\"preprocess\": " + json_number(figures.preprocess.mean) +
-         ", \"inference\": " + json_number(figures.inference.mean) +
-         ", \"decode\": " + json_number(figures.decode.mean) + "}" +
-         ",\n  \"stage_percentiles_ms\": {\n    \"preprocess\": " + json_summary(figures.preprocess) +
-         ",\n    \"inference\": " + json_summary(figures.inference) +
-         ",\n    \"decode\": " + json_summary(figures.decode) + "\n  }" + ",\n  \"fps\": " + json_number(figures.fps) +
-         ",\n  \"rss_mb\": " + json_number(peak_memory_mb()) + ",\n  \"calls\": " + std::to_string(figures.calls) +
-         ",\n  \"frames_per_call\": " + std::to_string(figures.frames_per_call) +
-         ",\n  \"frame_size\": " + json_string(size) +
-         ",\n  \"mode\": " + (latency ? "\"latency\"" : "\"throughput\"") +
-         ",\n  \"bundle\": " + json_string(arguments.bundle) + ",\n  \"name\": " + json_string(detector.info().name) +
-         ",\n  \"backend\": " + json_string(detector.backend()) +
-         ",\n  \"precision\": " + json_string(detector.precision()) +
-         ",\n  \"device\": " + json_string(detector.device()) +
-         ",\n  \"threads\": " + std::to_string(detector.threads()) +
-         ",\n  \"requests\": " + std::to_string(detector.requests()) + "\n}\n";
-}
-
-void print_row(const char* name, const Summary& summary) {
-  std::printf("%-12s %9.3f %9.3f %9.3f %9.3f\n", name, summary.p50, summary.p90, summary.p99, summary.mean);
-}
-
-void print_report(const Figures& figures, const std::string& size) {
-  std::printf("%d calls of %d frame(s), %s\n\n", figures.calls, figures.frames_per_call, size.c_str());
-  std::printf("%-12s %9s %9s %9s %9s\n", "ms per call", "p50", "p90", "p99", "mean");
-  print_row("preprocess", figures.preprocess);
-  print_row("inference", figures.inference);
-  print_row("decode", figures.decode);
-  print_row("end to end", figures.latency);
-  std::printf("\nthroughput   %.1f frames/s\nmemory       %.0f MB at the peak\n", figures.fps, peak_memory_mb());
+  return sizes.size() == 1 ? std::to_string(frames[0].width) + "x" + std::to_string(frames[0].height)
+                           : std::to_string(sizes.size()) + " sizes";
 }
 
 void run(const Arguments& arguments) {
@@ -153,11 +98,16 @@ void run(const Arguments& arguments) {
   for (const Image& image : images) {
     frames.push_back(image.view());
   }
-  const Figures figures = measure(detector, frames, arguments.warmup, arguments.iterations);
-  const std::string size = frame_size(frames);
-  print_report(figures, size);
+  const int batch = arguments.batch > 0 ? arguments.batch : detector.requests();
+  BenchRun measured = measure(detector, frames, batch, arguments.warmup, arguments.iterations);
+  measured.frame_size = frame_size(frames);
+  measured.mode = arguments.detector.mode == PerformanceMode::kLatency ? "latency" : "throughput";
+  measured.bundle = arguments.bundle;
+  measured.command = arguments.command;
+  const BenchReport report = bench_report(detector, measured);
+  std::fputs(report.text.c_str(), stdout);
   if (!arguments.json.empty()) {
-    write_text(arguments.json, json_report(detector, arguments, figures, size));
+    write_text(arguments.json, report.json);
   }
 }
 

@@ -8,7 +8,9 @@
 
 #include "bindings/arrays.h"
 #include "bindings/cuda.h"
+#include "bindings/measure.h"
 #include "common/thread_pool.h"
+#include "edgedet/bench_report.h"
 #include "edgedet/bundle.h"
 #include "edgedet/detector.h"
 #include "edgedet_build_info.h"
@@ -254,6 +256,18 @@ class PyDetector {
     return result;
   }
 
+  PartTimes time_parts(const py::sequence& images, const std::string& format, int calls) const {
+    const PixelFormat pixels = pixel_format(format);
+    std::vector<py::object> owners;
+    std::vector<ImageView> views;
+    for (const py::handle image : images) {
+      owners.push_back(py::reinterpret_borrow<py::object>(image));
+      views.push_back(image_view(image, pixels));
+    }
+    const py::gil_scoped_release release;
+    return detector_.time_parts(views.data(), views.size(), calls);
+  }
+
   py::list execution_graph() const {
     py::list nodes;
     for (const ExecutionNode& node : detector_.execution_graph()) {
@@ -299,6 +313,7 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled module of edgedet.";
   module.attr("__version__") = build::kVersion;
   register_exceptions(module);
+  bind_measure(module);
 
   py::class_<PyDetector>(module, "Detector")
       .def(py::init(&make_detector), py::arg("bundle"), py::kw_only(), py::arg("backend") = "auto",
@@ -311,6 +326,15 @@ PYBIND11_MODULE(_core, module) {
       .def_property_readonly("requests", [](const PyDetector& self) { return self.detector().requests(); })
       .def_property_readonly("spec", &PyDetector::spec)
       .def("detect", &PyDetector::detect, py::arg("images"), py::arg("format") = "rgb")
+      .def_property_readonly("gpu", [](const PyDetector& self) { return self.detector().gpu(); })
+      .def("time_parts", &PyDetector::time_parts, py::arg("images"), py::arg("format"), py::arg("calls"))
+      .def(
+          "bench_report",
+          [](const PyDetector& self, const BenchRun& measured) {
+            BenchReport report = bench_report(self.detector(), measured);
+            return py::make_tuple(std::move(report.json), std::move(report.text));
+          },
+          py::arg("measured"))
       .def("infer", &PyDetector::infer, py::arg("tensor").noconvert())
       .def("execution_graph", &PyDetector::execution_graph);
 

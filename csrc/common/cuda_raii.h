@@ -89,6 +89,13 @@ inline Event make_event() {
   return Event(event);
 }
 
+// One that keeps the time at which the device reaches it.
+inline Event make_timer() {
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventBlockingSync), "create an event");
+  return Event(event);
+}
+
 // Memory with one owner, freed by kFree.
 template <cudaError_t (*kFree)(void*)>
 class Buffer {

@@ -38,6 +38,7 @@ void FramePath::submit(const ImageView* /*images*/, std::size_t /*count*/, const
 bool FramePath::done() const { no_cuda(); }
 void FramePath::wait(std::vector<Detection>* /*out*/) { no_cuda(); }
 void FramePath::discard() { no_cuda(); }
+PartTimes FramePath::time_parts(const ImageView* /*images*/, std::size_t /*count*/, int /*calls*/) { no_cuda(); }
 FrameMemory FramePath::memory() const noexcept { return {}; }
 void* FramePath::stream() const noexcept { return nullptr; }
 FrameMemory FramePath::memory_of(const NetworkSpec& /*spec*/, const FrameOptions& /*options*/) { no_cuda(); }

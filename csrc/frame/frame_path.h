@@ -94,6 +94,9 @@ class FramePath {
   // As `wait`, without the result.
   void discard();
 
+  // Times the parts of a frame of 1 to max_batch images on the host, `calls` times each. Throws as submit does.
+  PartTimes time_parts(const ImageView* images, std::size_t count, int calls);
+
   FrameMemory memory() const noexcept;
   void* stream() const noexcept;  // a cudaStream_t
 
@@ -137,6 +140,9 @@ class FramePool {
   // Takes a free path, or sleeps until there is one. Throws Error(kBackend) if there is none for `timeout` seconds,
   // which may be infinite. Thread-safe. Allocates nothing once the paths have seen the batch size.
   Ticket submit(const ImageView* images, std::size_t count, const Source& source, double timeout);
+
+  // As of FramePath, on a path that is or becomes free. Thread-safe.
+  PartTimes time_parts(const ImageView* images, std::size_t count, int calls);
 
   FrameMemory memory() const noexcept;  // of all paths
   std::size_t paths() const noexcept;

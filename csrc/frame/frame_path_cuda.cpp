@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -20,6 +22,12 @@ using cuda::check_cuda;
 using cuda::KernelCall;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
 
 constexpr std::size_t kAlignment = 256;
 
@@ -366,6 +374,97 @@ struct FramePath::Impl {
     return images_count;
   }
 
+  PartTimes time_parts(const ImageView* images, std::size_t images_count, int calls) {
+    if (count != 0) {
+      refuse("expected no frame in flight, got one; wait for it first");
+    }
+    preprocessor->check(images, images_count);
+    const cuda::DeviceScope scope(options.device);
+    const std::size_t staged = stage(images, images_count);
+    const std::vector<ImageView> on_device(views.begin(), views.begin() + static_cast<std::ptrdiff_t>(images_count));
+    PartTimes times;
+    try {
+      time_on_device(images_count, integrated ? 0 : staged, calls, times);
+    } catch (...) {
+      static_cast<void>(cudaStreamSynchronize(stream.get()));
+      throw;
+    }
+    std::vector<std::vector<Detection>> out(images_count);
+    for (int call = -1; call < calls; ++call) {  // the first warms up
+      const auto begin = Clock::now();
+      submit(on_device.data(), images_count, {Source::Memory::kReadable});
+      wait(out.data());
+      if (call >= 0) {
+        times.resident.push_back(milliseconds_since(begin));
+      }
+    }
+    return times;
+  }
+
+  // Stages, with the images uploaded as a side effect, and the network.
+  void time_on_device(std::size_t images_count, std::size_t upload_bytes, int calls, PartTimes& times) {
+    const KernelCall preprocess =
+        preprocessor->plan(views.data(), images_count, buffers.input, geometries.data(), stream.get());
+    const KernelCall decode = plan_decode(*decoder, spec, buffers, geometries.data(), images_count, device_results);
+    cuda::Graph graph;
+    cuda::GraphExec replay;
+    if (options.graph) {
+      graph = capture_network(images_count);
+      cudaGraphExec_t exec = nullptr;
+      check_cuda(cudaGraphInstantiateWithFlags(&exec, graph.get(), 0), "instantiate a graph");
+      replay = cuda::GraphExec(exec);
+    }
+    const auto run = [&] {
+      if (options.graph) {
+        check_cuda(cudaGraphLaunch(replay.get(), stream.get()), "launch the network");
+      } else {
+        run_network(images_count);
+      }
+    };
+    std::array<cuda::Event, 6> marks;
+    std::generate(marks.begin(), marks.end(), cuda::make_timer);
+    const auto mark = [&](std::size_t i) {
+      check_cuda(cudaEventRecord(marks[i].get(), stream.get()), "mark the time");
+    };
+    const auto between = [&](std::size_t i) {
+      float milliseconds = 0.F;
+      check_cuda(cudaEventElapsedTime(&milliseconds, marks[i].get(), marks[i + 1].get()), "take the time");
+      return static_cast<double>(milliseconds);
+    };
+    for (int call = -1; call < calls; ++call) {  // the first warms up
+      run();  // while the device is busy with it, all that follows is queued: no gap of the host is measured
+      mark(0);
+      if (upload_bytes > 0) {
+        check_cuda(cudaMemcpyAsync(upload, staging.data(), upload_bytes, cudaMemcpyHostToDevice, stream.get()),
+                   "upload images");
+      }
+      mark(1);
+      preprocess.launch(stream.get(), "launch preprocessing");
+      mark(2);
+      run();
+      mark(3);
+      decode.launch(stream.get(), "launch decoding");
+      mark(4);
+      check_cuda(cudaMemcpyAsync(results.data(), device_results, images_count * result_bytes(), cudaMemcpyDeviceToHost,
+                                 stream.get()),
+                 "download results");
+      mark(5);
+      check_cuda(cudaEventSynchronize(marks[5].get()), "run a frame");
+      if (call >= 0) {
+        times.stages.push_back({between(1), between(2), between(3), between(0), between(4)});
+      }
+    }
+    for (int call = 0; call < calls; ++call) {
+      const auto begin = Clock::now();
+      mark(0);
+      run();
+      mark(1);
+      check_cuda(cudaEventSynchronize(marks[1].get()), "run the network");
+      times.network.push_back(milliseconds_since(begin));
+      times.network_device.push_back(between(0));
+    }
+  }
+
   void wait(std::vector<Detection>* out) {
     const std::size_t images_count = finish();
     for (std::size_t i = 0; i < images_count; ++i) {
@@ -397,6 +496,10 @@ bool FramePath::done() const {
 }
 
 void FramePath::wait(std::vector<Detection>* out) { impl_->wait(out); }
+
+PartTimes FramePath::time_parts(const ImageView* images, std::size_t count, int calls) {
+  return impl_->time_parts(images, count, calls);
+}
 
 void FramePath::discard() { static_cast<void>(impl_->finish()); }
 

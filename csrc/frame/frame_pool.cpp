@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -39,6 +40,16 @@ struct PoolState {
   }
 };
 
+namespace {
+
+struct GiveBack {
+  PoolState& pool;
+  FramePath* path;
+  ~GiveBack() { pool.give_back(path); }
+};
+
+}  // namespace
+
 FramePool::FramePool(const NetworkSpec& spec, const std::function<EnqueueNetwork()>& make_network,
                      const FrameOptions& options, std::size_t paths)
     : state_(std::make_shared<PoolState>()) {
@@ -72,6 +83,12 @@ FramePool::Ticket FramePool::submit(const ImageView* images, std::size_t count, 
   ticket.path_ = path;
   ticket.images_ = count;
   return ticket;
+}
+
+PartTimes FramePool::time_parts(const ImageView* images, std::size_t count, int calls) {
+  FramePath* const path = state_->take(std::numeric_limits<double>::infinity());
+  const GiveBack give_back{*state_, path};
+  return path->time_parts(images, count, calls);
 }
 
 FrameMemory FramePool::memory() const noexcept {
@@ -108,11 +125,7 @@ void FramePool::Ticket::wait(std::vector<Detection>* out) {
   }
   FramePath* const path = std::exchange(path_, nullptr);
   const std::shared_ptr<PoolState> pool = std::move(pool_);
-  struct GiveBack {
-    PoolState& pool;
-    FramePath* path;
-    ~GiveBack() { pool.give_back(path); }
-  } const give_back{*pool, path};
+  const GiveBack give_back{*pool, path};
   path->wait(out);
 }
 

@@ -21,6 +21,8 @@ class Backend {
   // As in Detector. Thread-safe. `out` has room for `count` images.
   virtual void detect(const ImageView* images, std::size_t count, std::vector<Detection>* out, StageTimes& times) = 0;
   virtual std::vector<Tensor> infer(const float* input, std::size_t batch) = 0;
+  virtual PartTimes time_parts(const ImageView* images, std::size_t count, int calls) = 0;
+  virtual std::string gpu() const { return {}; }
   virtual std::vector<ExecutionNode> execution_graph() const = 0;
   virtual std::string device() const = 0;
   virtual int threads() const noexcept = 0;

@@ -27,6 +27,15 @@ void validate(const DetectorOptions& options) {
   }
 }
 
+void check(const ImageView* images, std::size_t count) {
+  if (images == nullptr && count > 0) {
+    refuse("images: expected a pointer to " + std::to_string(count) + " images, got null");
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    edgedet::validate(images[i]);
+  }
+}
+
 // The precision that runs: `precision` if this device computes in it, else float32 where the choice was left to us.
 std::string possible_precision(const std::string& precision, const BackendInfo& here, const std::string& requested) {
   if (std::find(here.precisions.begin(), here.precisions.end(), precision) != here.precisions.end()) {
@@ -82,12 +91,7 @@ int Detector::requests() const noexcept { return impl_->backend_->requests(); }
 
 void Detector::detect(const ImageView* images, std::size_t count, std::vector<std::vector<Detection>>& out,
                       StageTimes* times) const {
-  if (images == nullptr && count > 0) {
-    refuse("images: expected a pointer to " + std::to_string(count) + " images, got null");
-  }
-  for (std::size_t i = 0; i < count; ++i) {
-    edgedet::validate(images[i]);
-  }
+  check(images, count);
   out.resize(count);
   StageTimes spent;
   impl_->backend_->detect(images, count, out.data(), spent);
@@ -102,6 +106,17 @@ std::vector<Tensor> Detector::infer(const float* input, std::size_t batch) const
   }
   return impl_->backend_->infer(input, batch);
 }
+
+PartTimes Detector::time_parts(const ImageView* images, std::size_t count, int calls) const {
+  check(images, count);
+  if (count < 1 || calls < 1) {
+    refuse("expected images and calls, 1 or more of each, got " + std::to_string(count) + " and " +
+           std::to_string(calls));
+  }
+  return impl_->backend_->time_parts(images, count, calls);
+}
+
+std::string Detector::gpu() const { return impl_->backend_->gpu(); }
 
 std::vector<ExecutionNode> Detector::execution_graph() const { return impl_->backend_->execution_graph(); }
 

@@ -70,6 +70,10 @@ class Detector:
         """Parallel inference requests in use."""
 
     @property
+    def gpu(self) -> str:
+        """PCI address of the GPU that runs it; empty on a CPU."""
+
+    @property
     def spec(self) -> dict[str, Any]:
         """What `load_spec` gave when the detector was made."""
 
@@ -96,12 +100,82 @@ class Detector:
         each (N, ...) float32 (integers converted).
         """
 
+    def time_parts(self, images: Sequence[NDArray[np.uint8]], format: _PixelFormat, calls: int) -> PartTimes:
+        """Times the network alone and, on a GPU, the stages of a frame, `calls` times each, for `bench_report`."""
+
+    def bench_report(self, measured: BenchRun) -> tuple[str, str]:
+        """JSON with the same keys on every machine, and text for people."""
+
     def execution_graph(self) -> list[dict[str, str]]:
         """What the backend really executes, in execution order.
 
         Each node: "name", "type" (layer type), "primitive" (implementation, e.g. "brgconv_avx512_amx_I8"), "precision"
         (runtime precision, e.g. "u8", "f32"), "original" (names of the layers of the model fused in it).
         """
+
+class PartTimes:
+    """What `Detector.time_parts` measured, milliseconds of each call."""
+
+    @property
+    def network(self) -> list[float]:
+        """The network alone, by the clock on the wall."""
+
+    @property
+    def network_device(self) -> list[float]:
+        """The same by the device's clock; empty on a CPU."""
+
+    @property
+    def resident(self) -> list[float]:
+        """Frames that are on the device to detections; empty on a CPU."""
+
+class TelemetryRecord:
+    """What a `Sampler` saw."""
+
+    @property
+    def seconds(self) -> float:
+        """From the first sample to the last."""
+
+    @property
+    def samples(self) -> int:
+        """How many there were."""
+
+class Sampler:
+    """Reads clocks, load, memory, power and energy in a thread of its own, a few files and calls every period."""
+
+    def __init__(self, *, root: str = "", nvml: str = "libnvidia-ml.so.1", gpu: str = "", period: float = 0.05) -> None:
+        """root: folder in front of /proc, /sys, /etc and /var, for recorded trees; gpu: `Detector.gpu`; period: s."""
+
+    def start(self) -> None:
+        """Takes the first sample and begins. Raises `InvalidInputError` if it has begun."""
+
+    def stop(self) -> TelemetryRecord:
+        """Takes the last sample and ends. Raises `InvalidInputError` if it has not begun."""
+
+class BenchRun:
+    """What a benchmark measured."""
+
+    def __init__(
+        self,
+        *,
+        latency: Sequence[float],
+        stages: Sequence[tuple[float, float, float]],
+        parts: PartTimes,
+        telemetry: TelemetryRecord,
+        frames_per_call: int,
+        frame_size: str,
+        mode: str,
+        bundle: str,
+        command: str,
+        root: str = "",
+    ) -> None:
+        """latency: ms of each call; stages: of the same calls, as of `Detector.detect`; telemetry: of those calls."""
+
+def read_tegrastats(log: str, interval: float) -> dict[str, Any]:
+    """Energy from the text of a log of tegrastats whose lines are `interval` seconds apart (JetPack 4 to 7).
+
+    "samples", "seconds" from the first to the last, "board" (joules, or None) and "board_is" (its rails, or why there
+    is no total), "rails" (joules of each). Raises `InvalidInputError` unless two lines or more tell of power.
+    """
 
 def preprocess(
     image: NDArray[np.uint8],

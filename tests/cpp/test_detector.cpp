@@ -297,3 +297,28 @@ TEST(inspect_ports) {
   CHECK(ports.inputs[0].name == "images" && ports.inputs[0].dtype == "float32");
   CHECK((ports.inputs[0].shape == std::vector<std::int64_t>{kDynamic, 3, kSide, kSide}));
 }
+
+TEST(the_network_alone_is_timed) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder folder;
+  write_bundle(folder, test::tiny_network());
+  const Images images(5);
+  std::vector<std::vector<Detection>> before;
+  std::vector<std::vector<Detection>> after;
+  for (const int requests : {1, 3}) {
+    const Detector detector(folder.path(), with_mode(PerformanceMode::kThroughput, requests));
+    detector.detect(images.views.data(), images.views.size(), before);
+    constexpr std::size_t kCalls = 40;
+    const PartTimes times = detector.time_parts(images.views.data(), images.views.size(), kCalls);
+    CHECK(times.network.size() == kCalls && *std::min_element(times.network.begin(), times.network.end()) > 0);
+    // The CPU needs no upload, and detect tells the stages.
+    CHECK(times.network_device.empty() && times.stages.empty() && times.resident.empty() && detector.gpu().empty());
+    detector.detect(images.views.data(), images.views.size(), after);
+    CHECK(std::equal(before.begin(), before.end(), after.begin(), after.end(), same));
+    CHECK_THROWS(ErrorKind::kInvalidInput, "got 0", detector.time_parts(images.views.data(), 0, 1));
+    CHECK_THROWS(ErrorKind::kInvalidInput, "got 1 and 0", detector.time_parts(images.views.data(), 1, 0));
+    CHECK_THROWS(ErrorKind::kInvalidInput, "null", detector.time_parts(nullptr, 1, 1));
+  }
+}

@@ -124,6 +124,10 @@ std::vector<Frame> frames_of(int number) {
   return frames;
 }
 
+double sum(const StageTimes& times) {
+  return times.upload + times.preprocess + times.inference + times.decode + times.download;
+}
+
 void check_frames(FramePath& path, const NetworkSpec& spec, const FrameOptions& options, const Source& source) {
   const std::vector<Frame> frames = frames_of(24);
   std::vector<DeviceFrame> uploaded;
@@ -542,6 +546,58 @@ TEST(operators_on_streams_of_others) {
   std::vector<Detection> rows;
   ops::read_result(results.data(), rows);
   CHECK(rows.size() == 7 && rows[6].label == 1 && rows[0].score == rows[6].score);
+}
+
+TEST(parts_of_a_frame_are_timed_and_leave_the_path_as_it_was) {
+  const NetworkSpec spec = make_spec();
+  for (const bool graph : {true, false}) {
+    FrameOptions options = make_options(3);
+    options.graph = graph;
+    FramePath path(spec, toy(spec), options);
+    const std::vector<Frame> frames = frames_of(3);
+    const std::vector<ImageView> views{frames[0].view, frames[1].view, frames[2].view};
+    std::vector<std::vector<Detection>> out(3);
+    constexpr int kCalls = 5;
+    const PartTimes times = path.time_parts(views.data(), 3, kCalls);
+    CHECK(times.network.size() == kCalls && times.network_device.size() == kCalls);
+    CHECK(times.stages.size() == kCalls && times.resident.size() == kCalls);
+    for (std::size_t i = 0; i < kCalls; ++i) {
+      CHECK(times.network[i] > 0 && times.network_device[i] >= 0 && times.network_device[i] <= times.network[i]);
+      const StageTimes& stages = times.stages[i];
+      CHECK(stages.upload >= 0 && stages.preprocess >= 0 && stages.inference > 0 && stages.decode > 0);
+      CHECK(stages.download >= 0 && sum(stages) > 0 && times.resident[i] > 0);
+    }
+    path.submit(views.data(), 3, {});
+    CHECK_THROWS(ErrorKind::kInvalidInput, "in flight", path.time_parts(views.data(), 3, 1));
+    path.wait(out.data());
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(same(out[i], expected(frames[i], spec, options.decode)));
+    }
+    CHECK_THROWS(ErrorKind::kInvalidInput, "4", path.time_parts(views.data(), 4, 1));
+  }
+}
+
+TEST(a_network_that_fails_while_it_is_timed_leaves_a_path_that_works) {
+  const NetworkSpec spec = make_spec();
+  int fails_at = 4;
+  const frame::EnqueueNetwork network = toy(spec);
+  FrameOptions options = make_options(1);
+  options.graph = false;
+  FramePath path(
+      spec,
+      [&](const frame::NetworkBuffers& buffers, std::size_t batch, void* stream) {
+        if (--fails_at == 0) {
+          throw Error(ErrorKind::kBackend, "no");
+        }
+        network(buffers, batch, stream);
+      },
+      options);
+  const std::vector<Frame> frames = frames_of(1);
+  CHECK_THROWS(ErrorKind::kBackend, "no", path.time_parts(&frames[0].view, 1, 9));
+  std::vector<Detection> out;
+  path.submit(&frames[0].view, 1, {});
+  path.wait(&out);
+  CHECK(same(out, expected(frames[0], spec, options.decode)));
 }
 
 #if !defined(__CUDACC__)

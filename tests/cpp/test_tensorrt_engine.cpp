@@ -158,6 +158,10 @@ TEST(contexts_run_on_frame_paths) {
         for (std::size_t i = 0; i < batch; ++i) {
           views.push_back(frames[first + i].view);
         }
+        // Parts are timed between frames, and disturb none.
+        const PartTimes times = pool.time_parts(views.data(), batch, 2);
+        CHECK(times.network.size() == 2 && times.network_device.size() == 2 && times.network[1] > 0);
+        CHECK(times.stages.size() == 2 && times.stages[1].inference > 0 && times.resident.size() == 2);
         std::vector<std::vector<Detection>> out(batch);
         auto ticket = pool.submit(views.data(), batch, {}, std::numeric_limits<double>::infinity());
         ticket.wait(out.data());

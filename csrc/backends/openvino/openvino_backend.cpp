@@ -265,6 +265,40 @@ class OpenvinoBackend final : public Backend {
     return tensors;
   }
 
+  PartTimes time_parts(const ImageView* images, std::size_t count, int calls) override {
+    InFlight flying(free_);
+    std::vector<Request*> held;
+    while (held.size() < count) {
+      Request* const request = held.empty() ? &free_.take() : free_.try_take();
+      if (request == nullptr) {
+        break;
+      }
+      flying.push(*request);
+      ops::preprocess_cpu(images[held.size()], preprocess_, {DType::kFloat32}, request->input, request->preprocess,
+                          pool_.get());
+      held.push_back(request);
+    }
+    PartTimes times;
+    for (int call = -1; call < calls; ++call) {
+      const auto begin = Clock::now();
+      guarded(ErrorKind::kBackend, "inference failed", [&] {
+        for (std::size_t i = 0; i < count + held.size(); ++i) {
+          Request& request = *held[i % held.size()];
+          if (i >= held.size()) {
+            request.infer.wait();
+          }
+          if (i < count) {
+            request.infer.start_async();
+          }
+        }
+      });
+      if (call >= 0) {  // the first warms up
+        times.network.push_back(milliseconds(Clock::now() - begin));
+      }
+    }
+    return times;
+  }
+
   std::vector<ExecutionNode> execution_graph() const override {
     return guarded(ErrorKind::kBackend, "cannot read the execution graph", [&] {
       std::vector<ExecutionNode> nodes;

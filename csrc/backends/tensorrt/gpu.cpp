@@ -1,5 +1,7 @@
 #include "backends/tensorrt/gpu.h"
 
+#include <cstdio>
+
 #include "common/cuda_raii.h"
 #include "frame/device.h"
 
@@ -8,7 +10,10 @@ namespace edgedet::tensorrt {
 Gpu describe_gpu(int device) {
   cudaDeviceProp properties{};
   cuda::check_cuda(cudaGetDeviceProperties(&properties, device), "ask for a device's properties");
-  return {properties.name, properties.major, properties.minor, frame::driver_version() / 1000};
+  char pci[32];
+  std::snprintf(pci, sizeof(pci), "%08x:%02x:%02x.0", static_cast<unsigned>(properties.pciDomainID),
+                static_cast<unsigned>(properties.pciBusID), static_cast<unsigned>(properties.pciDeviceID));
+  return {properties.name, properties.major, properties.minor, frame::driver_version() / 1000, pci};
 }
 
 }  // namespace edgedet::tensorrt

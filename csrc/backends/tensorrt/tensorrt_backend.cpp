@@ -205,12 +205,7 @@ class TensorrtBackend final : public Backend {
   // outside: all of the time is given as inference.
   void detect(const ImageView* images, std::size_t count, std::vector<Detection>* out, StageTimes& times) override {
     const auto begin = Clock::now();
-    std::shared_lock<std::shared_mutex> lock(pool_mutex_);
-    while (!fits(images, count)) {
-      lock.unlock();
-      grow_for(images, count);
-      lock.lock();
-    }
+    const std::shared_lock<std::shared_mutex> lock = pool_for(images, count);
     InFlight flying(permits_);
     for (std::size_t done = 0; done < count;) {
       while (!flying.may_start()) {
@@ -234,6 +229,29 @@ class TensorrtBackend final : public Backend {
     return raw_->run(input, batch);
   }
 
+  // Of a call that takes several frames, the sums of these.
+  PartTimes time_parts(const ImageView* images, std::size_t count, int calls) override {
+    const std::shared_lock<std::shared_mutex> lock = pool_for(images, count);
+    PartTimes total = pool_->time_parts(images, std::min(count, ports_.max_batch), calls);
+    for (std::size_t done = ports_.max_batch; done < count; done += ports_.max_batch) {
+      const PartTimes more = pool_->time_parts(images + done, std::min(count - done, ports_.max_batch), calls);
+      for (std::size_t i = 0; i < total.network.size(); ++i) {
+        total.network[i] += more.network[i];
+        total.network_device[i] += more.network_device[i];
+        total.resident[i] += more.resident[i];
+        StageTimes& stages = total.stages[i];
+        stages.preprocess += more.stages[i].preprocess;
+        stages.inference += more.stages[i].inference;
+        stages.decode += more.stages[i].decode;
+        stages.upload += more.stages[i].upload;
+        stages.download += more.stages[i].download;
+      }
+    }
+    return total;
+  }
+
+  std::string gpu() const override { return gpu_.pci; }
+
   std::vector<ExecutionNode> execution_graph() const override { return engine_->layers(); }
 
   std::string device() const override {
@@ -249,6 +267,17 @@ class TensorrtBackend final : public Backend {
     return pool_ != nullptr && std::all_of(images, images + count, [this](const ImageView& image) {
              return image.width <= width_ && image.height <= height_;
            });
+  }
+
+  // Keeps the pool, which has room for the images, from being replaced.
+  std::shared_lock<std::shared_mutex> pool_for(const ImageView* images, std::size_t count) {
+    std::shared_lock<std::shared_mutex> lock(pool_mutex_);
+    while (!fits(images, count)) {
+      lock.unlock();
+      grow_for(images, count);
+      lock.lock();
+    }
+    return lock;
   }
 
   // Paths for the largest image so far. Waits for all frames in flight.

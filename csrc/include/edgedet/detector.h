@@ -71,6 +71,12 @@ class Detector {
   // as preprocess gives.
   std::vector<Tensor> infer(const float* input, std::size_t batch) const;
 
+  // Times the parts of a frame, `calls` times each, beside nothing else that runs. The images are as of detect.
+  PartTimes time_parts(const ImageView* images, std::size_t count, int calls) const;
+
+  // PCI address of the GPU that runs it; empty on a CPU.
+  std::string gpu() const;
+
   // What the backend really executes, in execution order.
   std::vector<ExecutionNode> execution_graph() const;
 

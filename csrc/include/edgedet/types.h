@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace edgedet {
 
@@ -69,6 +70,16 @@ struct StageTimes {
   double preprocess = 0.0;
   double inference = 0.0;
   double decode = 0.0;
+  double upload = 0.0;  // to the memory of a GPU and back; PartTimes alone tells them
+  double download = 0.0;
+};
+
+// The parts of a frame, timed one by one: milliseconds of each call. For benchmarks.
+struct PartTimes {
+  std::vector<double> network;         // by the clock on the wall, on an input that is there already
+  std::vector<double> network_device;  // the same by the device's own clock; empty on a CPU
+  std::vector<StageTimes> stages;      // by the device's own clock; empty where detect itself tells stages apart
+  std::vector<double> resident;        // images that are on the device to detections; empty on a CPU
 };
 
 }  // namespace edgedet

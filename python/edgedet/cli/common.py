@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,14 @@ def positive_number(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected 1, 2, 3, ..., got {text!r}")
     return int(text)
+
+
+def pixel_size(text: str) -> tuple[int, int]:
+    """Width and height, for ``type=``."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected width x height such as 640x480, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def output_file(text: str) -> Path:

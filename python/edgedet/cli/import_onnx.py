@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedet.bundle import UNSTATED, load_model_json
+from edgedet.cli.common import pixel_size
 from edgedet.labels import read_labels
 from edgedet.onnx_import import import_model
 
@@ -78,7 +78,7 @@ def add_parser(commands: Commands) -> None:
         "--pad-value", type=_grey, default=114, metavar="0..255", help="grey of letterbox borders (default: 114)"
     )
     group.add_argument(
-        "--size", type=_size, metavar="WxH", help="input size, needed only where the graph leaves it open"
+        "--size", type=pixel_size, metavar="WxH", help="input size, needed only where the graph leaves it open"
     )
 
     group = parser.add_argument_group("what the bundle says about itself")
@@ -114,13 +114,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"  classes {len(spec['classes'])}: {', '.join(spec['classes'][:6])}{', ...' * (len(spec['classes']) > 6)}")
     print(f"next: edgedet predict {out} IMAGE --out drawn")
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"expected width x height such as 640x480, got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _grey(text: str) -> int:
