@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "edgedet/types.h"
@@ -127,6 +128,8 @@ class FramePool {
 
    private:
     friend class FramePool;
+    Ticket(std::shared_ptr<struct PoolState> pool, FramePath* path, const ImageView* images, std::size_t count,
+           const Source& source);
     void release() noexcept;
 
     std::shared_ptr<struct PoolState> pool_;
@@ -137,6 +140,9 @@ class FramePool {
   // Takes a free path, or sleeps until there is one. Throws Error(kBackend) if there is none for `timeout` seconds,
   // which may be infinite. Thread-safe. Allocates nothing once the paths have seen the batch size.
   Ticket submit(const ImageView* images, std::size_t count, const Source& source, double timeout);
+
+  // As `submit`, but nothing if there is no free path now.
+  std::optional<Ticket> try_submit(const ImageView* images, std::size_t count, const Source& source);
 
   FrameMemory memory() const noexcept;  // of all paths
   std::size_t paths() const noexcept;
