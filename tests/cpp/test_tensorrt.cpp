@@ -207,6 +207,33 @@ TEST(engine_cache_keeps_nothing_of_a_failed_build) {
   CHECK(load_or_build(key_of("x"), folder.path(), [&] { return builds("plan"); }) == plan_of("plan"));
 }
 
+TEST(engine_cache_removes_what_a_killed_process_left) {
+  const Folder folder;
+  const EngineKey key = key_of("x");
+  const std::string path = engine_path(key, folder.path());
+  spill(path + ".a1B2c3", "half of a plan");
+  spill(engine_path(key_of("y"), folder.path()) + ".a1B2c3", "of another, which may be written just now");
+  Builds builds;
+  load_or_build(key, folder.path(), [&] { return builds("plan"); });
+  CHECK(!fs::exists(path + ".a1B2c3"));
+  CHECK(folder.files() == 3);  // the engine, its lock and the other's
+}
+
+TEST(engine_cache_knows_what_it_keeps) {
+  const Folder folder;
+  const EngineKey key = key_of("x");
+  const std::string path = engine_path(key, folder.path());
+  CHECK(!is_kept(key, folder.path()) && !is_kept(key, "") && !is_kept(key, folder / "none"));
+  Builds builds;
+  load_or_build(key, folder.path(), [&] { return builds("plan"); });
+  CHECK(is_kept(key, folder.path()) && !is_kept(key_of("y"), folder.path()));
+  const std::string entry = slurp(path);
+  for (const std::string& damaged : {std::string(), entry.substr(0, 40), entry + "x", "x" + entry.substr(1)}) {
+    spill(path, damaged);
+    CHECK(!is_kept(key, folder.path()));
+  }
+}
+
 TEST(engine_cache_locks_between_processes) {
   const Folder folder;
   const std::string log = folder / "builds";
@@ -299,10 +326,11 @@ TEST(engine_key_knows_every_option) {
   }));
   CHECK(changes([](BuildOptions& options) { options.outputs = {"boxes"}; }));
   CHECK(changes([](BuildOptions& options) { options.float_layers = {"norm"}; }));
-  CHECK(changes([](BuildOptions& options) { options.calibration.read_cache = [] { return std::string(); }; }));
+  CHECK(changes([](BuildOptions& options) { options.memory_limit = 1; }));
+  CHECK(changes([](BuildOptions& options) { options.calibration.identity = "images"; }));
   const auto calibrated = [](auto&& change) {
     BuildOptions options;
-    options.calibration.next = [](float*) { return false; };
+    options.calibration.identity = "images";
     change(options.calibration);
     return canonical_text(options);
   };
@@ -346,7 +374,7 @@ TEST(files_are_read_within_limits) {
 TEST(library_says_why_it_is_not_there) {
   std::string reason;
   if (available(&reason)) {
-    CHECK(probe().available);
+    CHECK(probe(0).available);
     return;
   }
   CHECK(!available(nullptr));
@@ -355,7 +383,7 @@ TEST(library_says_why_it_is_not_there) {
   CHECK(reason.find(device ? "install TensorRT" : "expected a CUDA device") != std::string::npos);
   CHECK(device || reason.find(no_device) != std::string::npos);
   CHECK_THROWS(ErrorKind::kBackend, "expected", library());
-  const BackendInfo info = probe();
+  const BackendInfo info = probe(0);
   CHECK(!info.available && info.name == "tensorrt" && info.detail == reason);
 }
 

@@ -28,7 +28,7 @@ namespace {
 // The fake's side of the calls, with this program's CUDA in it.
 fake::Calls& calls() {
   static fake::Calls* const instance = [] {
-    set_library_folder(EDGEDET_FAKE_TENSORRT);
+    set_library_folders({EDGEDET_FAKE_TENSORRT});
     static_cast<void>(library());
     void* const handle =
         dlopen((std::string(EDGEDET_FAKE_TENSORRT) + "/libnvinfer.so.10").c_str(), RTLD_LAZY | RTLD_NOLOAD);
@@ -42,7 +42,7 @@ fake::Calls& calls() {
 
 std::shared_ptr<const Engine> engine_of(const std::string& plan) {
   calls();
-  return std::make_shared<Engine>(plan.data(), plan.size(), 0, "plan");
+  return std::make_shared<Engine>(plan.data(), plan.size(), 0, "plan", 0);
 }
 
 ModelSpec spec_of(OutputForm form) {

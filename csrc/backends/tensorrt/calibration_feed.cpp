@@ -7,8 +7,9 @@
 
 namespace edgedet::tensorrt {
 
-CallbackFeed::CallbackFeed(const Calibration& calibration, std::string input, std::size_t values)
-    : calibration_(calibration), input_(std::move(input)) {
+CallbackFeed::CallbackFeed(const Calibration& calibration, std::string input, std::size_t values,
+                           std::function<bool(int)> fed)
+    : calibration_(calibration), input_(std::move(input)), fed_(std::move(fed)) {
   if (calibration_.next) {
     host_.resize(static_cast<std::size_t>(calibration_.batch) * values);
     device_ = cuda::make_device_buffer(host_.size() * sizeof(float));
@@ -27,7 +28,12 @@ bool CallbackFeed::guarded(Body&& body) noexcept {
 
 bool CallbackFeed::next(void** bindings, const char* const* names, std::int32_t count) noexcept {
   return guarded([&] {
-    if (!calibration_.next || !calibration_.next(host_.data())) {
+    if (!calibration_.next) {
+      throw Error(ErrorKind::kInvalidInput,
+                  "calibrator: expected calibration images, got none and no calibration that was kept; build the "
+                  "engine with \"edgedet build --calibrator\"");
+    }
+    if (!calibration_.next(host_.data(), host_.size()) || !fed_(++batches_)) {
       return false;
     }
     cuda::check_cuda(cudaMemcpy(device_.data(), host_.data(), device_.bytes(), cudaMemcpyHostToDevice),
