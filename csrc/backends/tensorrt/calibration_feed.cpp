@@ -33,7 +33,11 @@ bool CallbackFeed::next(void** bindings, const char* const* names, std::int32_t 
                   "calibrator: expected calibration images, got none and no calibration that was kept; build the "
                   "engine with \"edgedet build --calibrator\"");
     }
-    if (!calibration_.next(host_.data(), host_.size()) || !fed_(++batches_)) {
+    if (!calibration_.next(host_.data(), host_.size())) {
+      return false;
+    }
+    if (!fed_(++batches_)) {
+      stopped_ = true;
       return false;
     }
     cuda::check_cuda(cudaMemcpy(device_.data(), host_.data(), device_.bytes(), cudaMemcpyHostToDevice),
@@ -63,7 +67,8 @@ const void* CallbackFeed::read_cache(std::size_t& bytes) noexcept {
 
 void CallbackFeed::write_cache(const void* data, std::size_t bytes) noexcept {
   guarded([&] {
-    if (calibration_.write_cache) {
+    // TensorRT takes a failure for the end of the images: ranges of some of them must not be kept for those of all.
+    if (calibration_.write_cache && !error_ && !stopped_) {
       calibration_.write_cache(std::string_view(static_cast<const char*>(data), bytes));
     }
     return true;

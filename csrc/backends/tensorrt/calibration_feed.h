@@ -36,6 +36,7 @@ class CallbackFeed final : public nv::CalibrationFeed {
   std::string input_;
   std::function<bool(int)> fed_;
   int batches_ = 0;
+  bool stopped_ = false;
   std::vector<float> host_;
   cuda::DeviceBuffer device_;
   std::string cache_;

@@ -284,10 +284,11 @@ class ProgressMonitor final : public nvinfer1::IProgressMonitor {
  public:
   explicit ProgressMonitor(Progress progress) : progress_(std::move(progress)) {}
 
-  void phaseStart(const char* phase, const char* /*parent*/, std::int32_t steps) noexcept override {
+  // Phases within phases overlap: their length is not told.
+  void phaseStart(const char* phase, const char* parent, std::int32_t steps) noexcept override {
     const std::lock_guard<std::mutex> lock(mutex_);
     try {
-      steps_[phase] = steps;
+      steps_[phase] = parent == nullptr ? steps : 0;
     } catch (const std::exception&) {
       return;  // out of memory: its length stays unknown
     }
