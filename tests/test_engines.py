@@ -218,6 +218,36 @@ def test_a_killed_parent_leaves_no_child(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pid").exists()
 
 
+def test_the_child_stops_in_an_orderly_way() -> None:
+    """On SIGTERM progress says stop, and what the builder then raises is reported."""
+    script = """
+        import time
+        from edgedet import BackendError, engine_worker
+        def build(bundle, engine, progress):
+            while progress("tactics", 1, 2):
+                time.sleep(0.05)
+            raise BackendError("stopped, and nothing half written")
+        class Stub:
+            prepare, cuda_devices = staticmethod(build), staticmethod(lambda: ([], ""))
+        engine_worker._core = Stub
+        engine_worker.core_options = lambda *_: None
+        engine_worker.main()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b'{"bundle": "x", "engine": {"batch": [1, 2, 4]}}')
+    child.stdin.close()
+    assert json.loads(child.stdout.readline())["event"] in ("alive", "progress")
+    child.terminate()
+    events = [json.loads(line) for line in child.stdout]
+    child.stdout.close()
+    assert child.wait(timeout=10) == 0
+    assert events[-1] == {"event": "error", "kind": "BackendError", "message": "stopped, and nothing half written"}
+
+
 def test_the_real_child_where_nothing_is_built(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('a file of the current folder was imported')")
     notes: list[str] = []
