@@ -38,11 +38,9 @@ class _Events:
 
 def main() -> None:
     """Builds what the request asks for."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread there is
     events = _Events(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no event
-    stopped = threading.Event()
-    threading.Thread(target=_wait_for_stop, args=(stopped,), daemon=True).start()
+    stopped = _stopped_by_sigterm()
     threading.Thread(target=_beat, args=(events,), daemon=True).start()
 
     request = json.load(sys.stdin)
@@ -73,9 +71,20 @@ def _tell_memory(events: _Events, index: int) -> None:
             events("memory", free_mb=device["free_bytes"] >> 20, total_mb=device["total_bytes"] >> 20)
 
 
-def _wait_for_stop(stopped: threading.Event) -> None:
-    signal.sigwait({signal.SIGTERM})
-    stopped.set()
+def _stopped_by_sigterm() -> threading.Event:
+    """Set by SIGTERM, also while this thread is in the builder, where no handler of Python's runs."""
+    stopped = threading.Event()
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        os.read(read, 1)
+        stopped.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return stopped
 
 
 def _beat(events: _Events) -> None:
