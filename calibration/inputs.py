@@ -12,30 +12,16 @@ import numpy.typing as npt
 from calibration.collect import Batch, batched
 from calibration.graph import Graph
 from calibration.sampling import Sample, read_checked
-from edgedet import ModelError, preprocess
+from edgedet import ModelError
+from edgedet.calibration_set import network_input
+
+__all__ = ["batch_size", "float_model", "network_feed", "network_input", "sample_batches"]
 
 
 def float_model(spec: Mapping[str, Any], backend: str) -> str:
     """File name of the float model that `backend` runs."""
     files: Mapping[str, str] = spec["models"]["fp32"]
     return files[backend] if backend in files else files["*"]
-
-
-def network_input(image: npt.NDArray[np.uint8], spec: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The runtime's own preprocessing of an (H, W, 3) RGB image: (3, height, width) float32."""
-    how = spec["input"]
-    tensor: npt.NDArray[np.float32] = preprocess(
-        image,
-        width=how["width"],
-        height=how["height"],
-        resize=how["resize"],
-        filter=how["filter"],
-        channels=how["channels"],
-        mean=tuple(how["mean"]),
-        std=tuple(how["std"]),
-        pad_value=how["pad_value"],
-    )
-    return tensor
 
 
 def network_feed(tensors: npt.NDArray[np.float32], spec: Mapping[str, Any]) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from calibration.sets.draw import STRATEGIES, Embedding, Strategy, draw
 from calibration.sets.evaluation import EvaluationImages, evaluation_images
-from calibration.sets.record import (
+from edgedet.calibration_set import (
     FORMAT,
     VERSION,
     RefusedImage,

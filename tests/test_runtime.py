@@ -423,7 +423,7 @@ def test_stub_matches_the_module(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     allowed = tmp_path / "allowed.txt"
     # Their metaclass is pybind11's; two of them cannot be made from Python.
-    names = ("Detector", "CudaDecoder", "CudaPreprocessor", "DeviceView", "FramePool", "FrameTicket")
+    names = ("Detector", "CudaDecoder", "CudaPreprocessor", "DeviceView", "EngineOptions", "FramePool", "FrameTicket")
     inits = ("DeviceView.__init__", "FrameTicket.__init__")
     allowed.write_text("".join(f"edgedet._core.{name}\n" for name in (*names, *inits)))
     command = [sys.executable, "-m", "mypy.stubtest", "edgedet._core", "--allowlist", str(allowed)]

@@ -89,7 +89,11 @@ def test_half_types_run_the_float_file_on_openvino_only(world: Path) -> None:
     assert list(rows) == ["FP32", "FP16", "INT8 (calibrator)", "INT8 (Q/DQ)", "best mixed"]
     assert "python -m calibration half" in rows["FP16"].reason
     assert "quantize --backend tensorrt" in rows["INT8 (Q/DQ)"].reason
-    assert rows["INT8 (calibrator)"].reason
+    assert rows["INT8 (calibrator)"].calibrator
+    assert not rows["INT8 (calibrator)"].reason
+    newer = {**backend, "name": "tensorrt", "detail": "TensorRT 11.1.0 on a GPU"}
+    rows = {row.name: row for row in contenders(world / "cells", newer)}
+    assert rows["INT8 (calibrator)"].reason.startswith("TensorRT 11.1 has no calibrators")
 
 
 def test_further_bundles_are_of_the_same_network(world: Path) -> None:

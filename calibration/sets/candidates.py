@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from calibration.sets.ahead import ahead
 from calibration.sets.evaluation import EvaluationImages
-from calibration.sets.record import RefusedImage, SampledImage, sha256
 from edgedet import Error, InvalidInputError, read_image
+from edgedet.calibration_set import RefusedImage, SampledImage, sha256
 from edgedet.coco_eval import CocoDataset
 from edgedet.images import find_images
 

@@ -16,9 +16,9 @@ from calibration.sets.balance import balance
 from calibration.sets.candidates import Inspection, Pixels, names_in
 from calibration.sets.evaluation import EvaluationImages
 from calibration.sets.k_centre import k_centre
-from calibration.sets.record import Sample, SampledImage
 from calibration.sets.strata import appearance, objects
 from edgedet import InvalidInputError
+from edgedet.calibration_set import Sample, SampledImage
 from edgedet.coco_eval import CocoDataset, load_annotations
 
 Strategy = Literal["random", "stratified", "diverse"]

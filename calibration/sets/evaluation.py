@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.sets.ahead import ahead
-from calibration.sets.record import sha256
 from edgedet import Error, InvalidInputError, read_image
+from edgedet.calibration_set import sha256
 from edgedet.coco_eval import load_annotations
 from edgedet.images import find_images
 

@@ -8,6 +8,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/cuda.h"
+#include "bindings/engines.h"
 #include "bindings/measure.h"
 #include "common/thread_pool.h"
 #include "edgedet/bench_report.h"
@@ -236,7 +237,7 @@ class PyDetector {
   }
 
   py::dict infer(const FloatArray& tensor) const {
-    const PreprocessSpec& input = detector_.info().preprocess;
+    const PreprocessSpec input = detector_.info().preprocess;
     if (tensor.ndim() != 4 || tensor.shape(1) != 3 || tensor.shape(2) != input.height ||
         tensor.shape(3) != input.width || tensor.shape(0) < 1) {
       refuse("tensor: expected shape (N, 3, " + std::to_string(input.height) + ", " + std::to_string(input.width) +
@@ -290,17 +291,12 @@ class PyDetector {
 std::unique_ptr<PyDetector> make_detector(const std::string& bundle, const std::string& backend,
                                           const std::string& precision, const std::string& mode, int threads,
                                           int requests, float score_threshold, int max_detections,
-                                          const std::string& cache_dir) {
-  DetectorOptions options;
-  options.backend = backend;
-  options.precision = precision;
-  options.mode = choose<PerformanceMode>(
-      "mode", mode, {{"latency", PerformanceMode::kLatency}, {"throughput", PerformanceMode::kThroughput}});
+                                          const std::string& cache_dir, const EngineOptions& engine) {
+  DetectorOptions options = detector_options(backend, precision, mode, cache_dir, engine);
   options.threads = threads;
   options.requests = requests;
   options.score_threshold = score_threshold;
   options.max_detections = max_detections;
-  options.cache_dir = cache_dir;
   const py::gil_scoped_release release;
   return std::make_unique<PyDetector>(bundle, options);
 }
@@ -313,17 +309,21 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled module of edgedet.";
   module.attr("__version__") = build::kVersion;
   register_exceptions(module);
+  bind_engines(module);
   bind_measure(module);
 
   py::class_<PyDetector>(module, "Detector")
       .def(py::init(&make_detector), py::arg("bundle"), py::kw_only(), py::arg("backend") = "auto",
            py::arg("precision") = "auto", py::arg("mode") = "latency", py::arg("threads") = 0, py::arg("requests") = 0,
-           py::arg("score_threshold") = 0.F, py::arg("max_detections") = 0, py::arg("cache_dir") = "")
+           py::arg("score_threshold") = 0.F, py::arg("max_detections") = 0, py::arg("cache_dir") = "",
+           py::arg("engine") = EngineOptions())
       .def_property_readonly("backend", [](const PyDetector& self) { return self.detector().backend(); })
       .def_property_readonly("precision", [](const PyDetector& self) { return self.detector().precision(); })
       .def_property_readonly("device", [](const PyDetector& self) { return self.detector().device(); })
       .def_property_readonly("threads", [](const PyDetector& self) { return self.detector().threads(); })
       .def_property_readonly("requests", [](const PyDetector& self) { return self.detector().requests(); })
+      .def_property_readonly("engine",
+                             [](const PyDetector& self) { return to_dict(self.detector().running()->engine); })
       .def_property_readonly("spec", &PyDetector::spec)
       .def("detect", &PyDetector::detect, py::arg("images"), py::arg("format") = "rgb")
       .def_property_readonly("gpu", [](const PyDetector& self) { return self.detector().gpu(); })

@@ -14,10 +14,15 @@ constexpr const char* kReason = "edgedet was built without CUDA; build it where 
 
 }  // namespace
 
-std::vector<DeviceInfo> devices(std::string* reason) {
+int device_count(std::string* reason) {
   if (reason != nullptr) {
     *reason = kReason;
   }
+  return 0;
+}
+
+std::vector<DeviceInfo> devices(std::string* reason) {
+  static_cast<void>(device_count(reason));
   return {};
 }
 

@@ -21,6 +21,9 @@ struct DeviceInfo {
   std::size_t total_bytes = 0;
 };
 
+// 0 if there is no device or no driver; `reason` (may be null) then says why. Takes no memory on a device.
+int device_count(std::string* reason);
+
 // Empty if there is no device or no driver; `reason` (may be null) then says why.
 std::vector<DeviceInfo> devices(std::string* reason);
 

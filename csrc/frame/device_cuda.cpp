@@ -16,7 +16,7 @@ std::int32_t attribute(cudaDeviceAttr which, int device) {
 
 }  // namespace
 
-std::vector<DeviceInfo> devices(std::string* reason) {
+int device_count(std::string* reason) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
@@ -24,8 +24,13 @@ std::vector<DeviceInfo> devices(std::string* reason) {
     if (reason != nullptr) {
       *reason = status != cudaSuccess ? cudaGetErrorString(status) : "the driver sees no device";
     }
-    return {};
+    return 0;
   }
+  return count;
+}
+
+std::vector<DeviceInfo> devices(std::string* reason) {
+  const int count = device_count(reason);
   std::vector<DeviceInfo> found;
   for (int index = 0; index < count; ++index) {
     const cuda::DeviceScope scope(index);

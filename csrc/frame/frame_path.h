@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "edgedet/types.h"
@@ -130,6 +131,8 @@ class FramePool {
 
    private:
     friend class FramePool;
+    Ticket(std::shared_ptr<struct PoolState> pool, FramePath* path, const ImageView* images, std::size_t count,
+           const Source& source);
     void release() noexcept;
 
     std::shared_ptr<struct PoolState> pool_;
@@ -141,6 +144,8 @@ class FramePool {
   // which may be infinite. Thread-safe. Allocates nothing once the paths have seen the batch size.
   Ticket submit(const ImageView* images, std::size_t count, const Source& source, double timeout);
 
+  // As `submit`, but nothing if there is no free path now.
+  std::optional<Ticket> try_submit(const ImageView* images, std::size_t count, const Source& source);
   // As of FramePath, on a path that is or becomes free. Thread-safe.
   PartTimes time_parts(const ImageView* images, std::size_t count, int calls);
 

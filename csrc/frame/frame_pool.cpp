@@ -17,14 +17,14 @@ struct PoolState {
   std::mutex mutex;
   std::condition_variable freed;
 
+  // Null if there is none for `timeout` seconds.
   FramePath* take(double timeout) {
     // Longer than this is as good as for ever, and fits the clock.
     constexpr double kForEver = 1e9;
     std::unique_lock<std::mutex> lock(mutex);
     const std::chrono::duration<double> longest(std::min(std::max(timeout, 0.0), kForEver));
     if (!freed.wait_for(lock, longest, [this] { return !free.empty(); })) {
-      throw Error(ErrorKind::kBackend, "expected a free frame path, got " + std::to_string(paths.size()) +
-                                           " in flight; wait for a frame before the next, or make more paths");
+      return nullptr;
     }
     FramePath* path = free.back();
     free.pop_back();
@@ -72,17 +72,17 @@ FramePool::FramePool(const NetworkSpec& spec, const std::function<EnqueueNetwork
 
 FramePool::Ticket FramePool::submit(const ImageView* images, std::size_t count, const Source& source, double timeout) {
   FramePath* const path = state_->take(timeout);
-  try {
-    path->submit(images, count, source);
-  } catch (...) {
-    state_->give_back(path);
-    throw;
+  if (path == nullptr) {
+    throw Error(ErrorKind::kBackend, "expected a free frame path, got " + std::to_string(paths()) +
+                                         " in flight; wait for a frame before the next, or make more paths");
   }
-  Ticket ticket;
-  ticket.pool_ = state_;
-  ticket.path_ = path;
-  ticket.images_ = count;
-  return ticket;
+  return {state_, path, images, count, source};
+}
+
+std::optional<FramePool::Ticket> FramePool::try_submit(const ImageView* images, std::size_t count,
+                                                       const Source& source) {
+  FramePath* const path = state_->take(0.0);
+  return path == nullptr ? std::nullopt : std::optional(Ticket(state_, path, images, count, source));
 }
 
 PartTimes FramePool::time_parts(const ImageView* images, std::size_t count, int calls) {
@@ -101,6 +101,19 @@ FrameMemory FramePool::memory() const noexcept {
 }
 
 std::size_t FramePool::paths() const noexcept { return state_->paths.size(); }
+
+// Starts a frame on a path that was taken, which is given back if that fails.
+FramePool::Ticket::Ticket(std::shared_ptr<PoolState> pool, FramePath* path, const ImageView* images, std::size_t count,
+                          const Source& source)
+    : pool_(std::move(pool)), images_(count) {
+  try {
+    path->submit(images, count, source);
+  } catch (...) {
+    pool_->give_back(path);
+    throw;
+  }
+  path_ = path;
+}
 
 FramePool::Ticket::Ticket(Ticket&& other) noexcept
     : pool_(std::move(other.pool_)), path_(std::exchange(other.path_, nullptr)), images_(other.images_) {}

@@ -27,18 +27,23 @@ class Backend {
   virtual std::string device() const = 0;
   virtual int threads() const noexcept = 0;
   virtual int requests() const noexcept = 0;
+  virtual EngineInfo engine() const { return {}; }
 };
 
 // A row of the table in backends.cpp.
 struct BackendEntry {
   const char* name;
-  BackendInfo (*probe)();
+  BackendInfo (*probe)(int device);
   // `model` is the path of the network, options.max_detections is resolved. Called only if probe() says available.
   std::unique_ptr<Backend> (*make)(const ModelSpec& spec, const std::string& model, const DetectorOptions& options);
+  // As edgedet::prepare and is_prepared; null where no engines are built.
+  EngineInfo (*prepare)(const ModelSpec& spec, const std::string& model, const DetectorOptions& options,
+                        const BuildProgress& progress);
+  bool (*prepared)(const ModelSpec& spec, const std::string& model, const DetectorOptions& options);
 };
 
-// The entry that `name` ("auto" or a backend's name) means here. Throws Error(kBackend) with the reason if it cannot
-// run.
-const BackendEntry& choose_backend(const std::string& name);
+// The entry that `name` ("auto" or a backend's name) means here, on the device of this index. Throws Error(kBackend)
+// with the reason if it cannot run.
+const BackendEntry& choose_backend(const std::string& name, int device);
 
 }  // namespace edgedet

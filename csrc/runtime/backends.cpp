@@ -9,8 +9,8 @@ namespace {
 
 // Every backend, fastest device first: the order "auto" tries them.
 constexpr std::array<BackendEntry, 2> kBackends{{
-    {"tensorrt", tensorrt::probe, tensorrt::make},
-    {"openvino", openvino::probe, openvino::make},
+    {"tensorrt", tensorrt::probe, tensorrt::make, tensorrt::prepare, tensorrt::prepared},
+    {"openvino", openvino::probe, openvino::make, nullptr, nullptr},
 }};
 
 }  // namespace
@@ -19,12 +19,12 @@ std::vector<BackendInfo> backends() {
   std::vector<BackendInfo> infos;
   infos.reserve(kBackends.size());
   for (const BackendEntry& entry : kBackends) {
-    infos.push_back(entry.probe());
+    infos.push_back(entry.probe(0));
   }
   return infos;
 }
 
-const BackendEntry& choose_backend(const std::string& name) {
+const BackendEntry& choose_backend(const std::string& name, int device) {
   std::string reasons;
   std::string names;
   for (const BackendEntry& entry : kBackends) {
@@ -32,7 +32,7 @@ const BackendEntry& choose_backend(const std::string& name) {
     if (name != "auto" && name != entry.name) {
       continue;
     }
-    const BackendInfo info = entry.probe();
+    const BackendInfo info = entry.probe(device);
     if (info.available) {
       return entry;
     }

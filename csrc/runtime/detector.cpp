@@ -1,31 +1,21 @@
 #include "edgedet/detector.h"
 
-#include <algorithm>
+#include <mutex>
+#include <utility>
 
 #include "common/validate.h"
-#include "runtime/backend.h"
+#include "runtime/choice.h"
 
 namespace edgedet {
 namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
 
-void validate(const DetectorOptions& options) {
-  constexpr int kMaxThreads = 1024;
-  if (options.threads < 0 || options.threads > kMaxThreads) {
-    refuse("threads: expected 0 (all) to " + std::to_string(kMaxThreads) + ", got " + std::to_string(options.threads));
-  }
-  if (options.requests < 0 || options.requests > kMaxThreads) {
-    refuse("requests: expected 0 (automatic) to " + std::to_string(kMaxThreads) + ", got " +
-           std::to_string(options.requests));
-  }
-  if (!(options.score_threshold >= 0.F && options.score_threshold <= 1.F)) {
-    refuse("score_threshold: expected a number in [0, 1], got " + std::to_string(options.score_threshold));
-  }
-  if (options.max_detections < 0) {
-    refuse("max_detections: expected 0 (the model's own) or more, got " + std::to_string(options.max_detections));
-  }
-}
+// A bundle that runs.
+struct Pipeline {
+  std::unique_ptr<Backend> backend;
+  std::shared_ptr<const RunInfo> info;  // on its own: who keeps it keeps no engine
+};
 
 void check(const ImageView* images, std::size_t count) {
   if (images == nullptr && count > 0) {
@@ -36,44 +26,47 @@ void check(const ImageView* images, std::size_t count) {
   }
 }
 
-// The precision that runs: `precision` if this device computes in it, else float32 where the choice was left to us.
-std::string possible_precision(const std::string& precision, const BackendInfo& here, const std::string& requested) {
-  if (std::find(here.precisions.begin(), here.precisions.end(), precision) != here.precisions.end()) {
-    return precision;
-  }
-  if (requested == "auto") {
-    return "fp32";
-  }
-  std::string list;
-  for (const std::string& name : here.precisions) {
-    list.append(list.empty() ? "" : ", ").append(name);
-  }
-  throw Error(ErrorKind::kBackend, "precision: expected one that " + here.detail + " computes in (" + list + "), got " +
-                                       precision + "; choose auto or one of these");
+std::shared_ptr<const Pipeline> make_pipeline(const std::string& bundle, const DetectorOptions& options) {
+  const Choice choice = choose(bundle, options, FileCheck::kFull);
+  auto made = std::make_shared<Pipeline>();
+  made->backend = choice.entry->make(choice.spec, choice.model, choice.options);
+  const Backend& backend = *made->backend;
+  made->info =
+      std::make_shared<RunInfo>(RunInfo{choice.spec.info, choice.entry->name, choice.options.precision,
+                                        backend.device(), backend.threads(), backend.requests(), backend.engine()});
+  return made;
 }
 
 }  // namespace
 
 class Detector::Impl {
  public:
-  Impl(const std::string& bundle, DetectorOptions options) {
-    validate(options);
-    const BackendEntry& entry = choose_backend(options.backend);
-    backend_name_ = entry.name;
-    spec_ = load_model_spec(bundle);
-    const std::string chosen = choose_precision(spec_, backend_name_, options.precision);
-    precision_ = options.precision = possible_precision(chosen, entry.probe(), options.precision);
-    if (options.max_detections == 0 || options.max_detections > spec_.info.max_detections) {
-      options.max_detections = spec_.info.max_detections;
-    }
-    spec_.info.max_detections = options.max_detections;
-    backend_ = entry.make(spec_, model_path(spec_, backend_name_, precision_), options);
+  Impl(const std::string& bundle, const DetectorOptions& options)
+      : options_(options), pipeline_(make_pipeline(bundle, options)) {}
+
+  // Who holds it may go on with it whatever is swapped in.
+  std::shared_ptr<const Pipeline> pipeline() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return pipeline_;
   }
 
-  ModelSpec spec_;
-  std::string backend_name_;
-  std::string precision_;
-  std::unique_ptr<Backend> backend_;
+  // Null options: those of before.
+  void swap(const std::string& bundle, const DetectorOptions* options) {
+    const std::lock_guard<std::mutex> one_at_a_time(swapping_);
+    DetectorOptions wanted = options == nullptr ? options_ : *options;
+    std::shared_ptr<const Pipeline> made = make_pipeline(bundle, wanted);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      pipeline_.swap(made);
+    }
+    options_ = std::move(wanted);
+  }  // the old one goes here, outside of the lock, or with the last call that it runs
+
+ private:
+  std::mutex swapping_;
+  DetectorOptions options_;   // guarded by swapping_
+  mutable std::mutex mutex_;  // held for moments only
+  std::shared_ptr<const Pipeline> pipeline_;
 };
 
 Detector::Detector(const std::string& bundle, const DetectorOptions& options)
@@ -82,29 +75,29 @@ Detector::~Detector() = default;
 Detector::Detector(Detector&&) noexcept = default;
 Detector& Detector::operator=(Detector&&) noexcept = default;
 
-const ModelInfo& Detector::info() const noexcept { return impl_->spec_.info; }
-const std::string& Detector::backend() const noexcept { return impl_->backend_name_; }
-const std::string& Detector::precision() const noexcept { return impl_->precision_; }
-std::string Detector::device() const { return impl_->backend_->device(); }
-int Detector::threads() const noexcept { return impl_->backend_->threads(); }
-int Detector::requests() const noexcept { return impl_->backend_->requests(); }
+void Detector::swap(const std::string& bundle) { impl_->swap(bundle, nullptr); }
+void Detector::swap(const std::string& bundle, const DetectorOptions& options) { impl_->swap(bundle, &options); }
 
-void Detector::detect(const ImageView* images, std::size_t count, std::vector<std::vector<Detection>>& out,
-                      StageTimes* times) const {
+std::shared_ptr<const RunInfo> Detector::running() const { return impl_->pipeline()->info; }
+
+std::shared_ptr<const RunInfo> Detector::detect(const ImageView* images, std::size_t count,
+                                                std::vector<std::vector<Detection>>& out, StageTimes* times) const {
   check(images, count);
   out.resize(count);
   StageTimes spent;
-  impl_->backend_->detect(images, count, out.data(), spent);
+  const std::shared_ptr<const Pipeline> pipeline = impl_->pipeline();
+  pipeline->backend->detect(images, count, out.data(), spent);
   if (times != nullptr) {
     *times = spent;
   }
+  return pipeline->info;
 }
 
 std::vector<Tensor> Detector::infer(const float* input, std::size_t batch) const {
   if (input == nullptr && batch > 0) {
     refuse("input: expected a pointer to a batch of " + std::to_string(batch) + ", got null");
   }
-  return impl_->backend_->infer(input, batch);
+  return impl_->pipeline()->backend->infer(input, batch);
 }
 
 PartTimes Detector::time_parts(const ImageView* images, std::size_t count, int calls) const {
@@ -113,11 +106,11 @@ PartTimes Detector::time_parts(const ImageView* images, std::size_t count, int c
     refuse("expected images and calls, 1 or more of each, got " + std::to_string(count) + " and " +
            std::to_string(calls));
   }
-  return impl_->backend_->time_parts(images, count, calls);
+  return impl_->pipeline()->backend->time_parts(images, count, calls);
 }
 
-std::string Detector::gpu() const { return impl_->backend_->gpu(); }
+std::string Detector::gpu() const { return impl_->pipeline()->backend->gpu(); }
 
-std::vector<ExecutionNode> Detector::execution_graph() const { return impl_->backend_->execution_graph(); }
+std::vector<ExecutionNode> Detector::execution_graph() const { return impl_->pipeline()->backend->execution_graph(); }
 
 }  // namespace edgedet

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string_view>
 #include <system_error>
@@ -18,6 +19,8 @@
 
 namespace edgedet {
 namespace {
+
+namespace fs = std::filesystem;
 
 // An entry: the magic word, the key, the plan's size as 16 hexadecimal digits, its SHA-256, then the plan.
 constexpr std::string_view kMagic = "edgedet engine 1\n";
@@ -67,7 +70,7 @@ std::optional<std::vector<char>> load(const std::string& path, const std::string
 
 void make_folder(const std::string& folder) {
   std::error_code failed;
-  const bool made = std::filesystem::create_directories(folder, failed);
+  const bool made = fs::create_directories(folder, failed);
   if (failed) {
     fail(folder, "a folder", failed.message());
   }
@@ -90,6 +93,20 @@ Descriptor lock(const std::string& path) {
   return file;
 }
 
+// What a process that was killed has left of the entry at `path`: only who holds the lock writes one.
+void remove_unfinished(const std::string& path) {
+  const std::string start = fs::path(path).filename().string() + ".";
+  std::error_code failed;
+  for (fs::directory_iterator entry(fs::path(path).parent_path(), failed), end; !failed && entry != end;
+       entry.increment(failed)) {
+    const std::string name = entry->path().filename().string();
+    std::error_code kept;  // then it is in nobody's way
+    if (name.rfind(start, 0) == 0 && name != start + "lock") {
+      fs::remove(entry->path(), kept);
+    }
+  }
+}
+
 }  // namespace
 
 EngineKey& EngineKey::add(std::string_view name, std::string_view value) {
@@ -101,7 +118,20 @@ EngineKey& EngineKey::add(std::string_view name, std::string_view value) {
 std::string EngineKey::digest() const { return sha256(text_); }
 
 std::string engine_path(const EngineKey& key, const std::string& folder) {
-  return (std::filesystem::path(folder) / (key.digest() + ".engine")).string();
+  return (fs::path(folder) / (key.digest() + ".engine")).string();
+}
+
+bool is_kept(const EngineKey& key, const std::string& folder) {
+  const std::string path = engine_path(key, folder);
+  std::error_code failed;
+  const std::uintmax_t size = folder.empty() ? 0 : fs::file_size(path, failed);
+  if (failed || size <= kHeaderLength) {
+    return false;
+  }
+  const std::string expected = std::string(kMagic) + key.digest() + hex(size - kHeaderLength);
+  std::string begin(expected.size(), '\0');
+  std::ifstream(path, std::ios::binary).read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  return begin == expected;
 }
 
 std::vector<char> load_or_build(const EngineKey& key, const std::string& folder,
@@ -119,6 +149,7 @@ std::vector<char> load_or_build(const EngineKey& key, const std::string& folder,
   if (std::optional<std::vector<char>> plan = load(path, digest)) {
     return std::move(*plan);  // by who held the lock before
   }
+  remove_unfinished(path);
   std::vector<char> plan = build();
   const std::string_view view(plan.data(), plan.size());
   write_file(path, {header(digest, view), view});

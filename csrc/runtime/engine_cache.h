@@ -24,6 +24,9 @@ class EngineKey {
 // The engine's file in `folder`.
 std::string engine_path(const EngineKey& key, const std::string& folder);
 
+// Whether `load_or_build` would most likely find it: its file has the right beginning and size.
+bool is_kept(const EngineKey& key, const std::string& folder);
+
 // The plan in `folder`, or what `build` gives, which is then kept there. An entry that is damaged or of another key is
 // built again. Threads and processes that ask for the same engine wait for the first; the empty lock file stays. An
 // empty `folder` keeps nothing. Throws what `build` throws, and Error(kBackend) if the folder cannot be written to.

@@ -29,10 +29,15 @@ from edgedet._core import (
 from edgedet.detections import Detection, Detections, StageTimes
 from edgedet.detector import Detector, DetectorInfo
 from edgedet.development import c_library, cmake_dir
+from edgedet.engine_options import EngineInfo, EngineOptions
 from edgedet.images import read_image
+from edgedet.tensorrt_libraries import library_folders
 from edgedet.verdict import Verdict
 
 __version__: str = _core.build_info()["version"]
+
+# Before anything asks for a backend; they are opened when one does.
+_core.set_library_folders(library_folders())
 
 __all__ = [
     "BackendError",
@@ -41,6 +46,8 @@ __all__ = [
     "Detections",
     "Detector",
     "DetectorInfo",
+    "EngineInfo",
+    "EngineOptions",
     "Error",
     "ImageError",
     "InvalidInputError",

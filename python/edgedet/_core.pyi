@@ -31,6 +31,54 @@ class BackendError(Error):
 class ImageError(Error):
     """An image file that cannot be decoded."""
 
+class EngineOptions:
+    """How engines are built; 0, -1 and "none" stand for what `edgedet.EngineOptions` calls None."""
+
+    def __init__(
+        self,
+        *,
+        device: int = 0,
+        workspace_mb: int = 1024,
+        batch: tuple[int, int, int] = (0, 0, 0),
+        dla_core: int = -1,
+        memory_limit_mb: int = 0,
+        calibrator: Literal["none", "entropy", "minmax"] = "none",
+        calibration_digest: str = "",
+        next_images: Callable[[int], NDArray[np.float32] | None] | None = None,
+    ) -> None:
+        """`next_images(values)`: the next calibration images (N, 3, H, W), `values` numbers, None at the end."""
+
+def prepare(
+    bundle: str,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    mode: str = "latency",
+    cache_dir: str = "",
+    engine: EngineOptions = ...,
+    progress: Callable[[str, int, int], bool] | None = None,
+) -> dict[str, Any]:
+    """Builds and keeps the engine that a detector with these options would build.
+
+    Returns what `Detector.engine` does, and the "backend", "precision" and "device" that were chosen.
+
+    `progress(phase, step, of)` is called from any thread; False stops the build. The GIL is released meanwhile.
+    """
+
+def is_prepared(
+    bundle: str,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    mode: str = "latency",
+    cache_dir: str = "",
+    engine: EngineOptions = ...,
+) -> bool:
+    """Whether `prepare` would find everything built."""
+
+def set_library_folders(folders: Sequence[str]) -> None:
+    """Where TensorRT's libraries are looked for, in this order; an empty name is where the system's loader looks."""
+
 class Detector:
     """A bundle on a backend. Thread-safe; the GIL is released while it works."""
 
@@ -40,12 +88,13 @@ class Detector:
         *,
         backend: str = "auto",
         precision: str = "auto",
-        mode: Literal["latency", "throughput"] = "latency",
+        mode: str = "latency",
         threads: int = 0,
         requests: int = 0,
         score_threshold: float = 0.0,
         max_detections: int = 0,
         cache_dir: str = "",
+        engine: EngineOptions = ...,
     ) -> None:
         """Loads and checks the bundle and prepares the backend. Raises `Error` subclasses."""
 
@@ -68,6 +117,14 @@ class Detector:
     @property
     def requests(self) -> int:
         """Parallel inference requests in use."""
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """The engine that runs.
+
+        "path" (empty if it is kept nowhere), "built" (now), "bytes" (0 if the backend builds none), "seconds" and
+        "workspace_mb" of the build.
+        """
 
     @property
     def gpu(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from edgedet import _core
 from edgedet._core import InvalidInputError
 from edgedet.detections import Detections, StageTimes
+from edgedet.engine_options import EngineInfo, EngineOptions, engine_info
+from edgedet.engines import ensure_engine, user_cache
 from edgedet.images import read_image
 from edgedet.known_bad.check import check_before_building
 from edgedet.verdict import Verdict, read_verdict
@@ -46,6 +49,7 @@ class DetectorInfo:
         device: Device and library version.
         threads: CPU threads in use.
         requests: Parallel inference requests in use.
+        engine: The engine that was built for this device; None where the backend builds none.
         verified: What verification found on this backend, and whether that still holds; ``str()`` of it is a line.
         spec: The whole model.json, checked and with defaults filled in.
     """
@@ -60,6 +64,7 @@ class DetectorInfo:
     device: str
     threads: int
     requests: int
+    engine: EngineInfo | None
     verified: Verdict
     spec: dict[str, Any]
 
@@ -77,9 +82,11 @@ class Detector:
         requests: Parallel inference requests, 0 for one (latency) or the backend's choice (throughput).
         score_threshold: Detections below it are left out, in [0, 1].
         max_detections: Rows kept per image, 0 for the model's own number.
-        cache_dir: Where networks are kept as the backend compiled them for this device, so that the next process starts
-            sooner; only its owner should be able to write there, and it may be deleted at any time. None: ``edgedet``
-            in the user's cache folder; "": nowhere.
+        cache_dir: Where networks are kept as they were compiled for this device, so that the next process starts sooner;
+            only its owner should be able to write there, and it may be deleted at any time. None: ``edgedet`` in the
+            user's cache folder; "": nowhere. A TensorRT engine that is not there yet is built first, in a process of its
+            own, which takes minutes; ``edgedet build`` does that ahead.
+        engine: How engines are built, and on which GPU.
 
     Raises:
         BundleError: The bundle is missing, damaged, tampered with or of another version.
@@ -101,44 +108,61 @@ class Detector:
         score_threshold: float = 0.0,
         max_detections: int = 0,
         cache_dir: str | os.PathLike[str] | None = None,
+        engine: EngineOptions | None = None,
     ) -> None:
-        check_before_building(bundle, backend=backend, precision=precision)
-        self._core = _core.Detector(
-            str(Path(bundle)),
-            backend=backend,
-            precision=precision,
-            mode=mode,
-            threads=threads,
-            requests=requests,
-            score_threshold=score_threshold,
-            max_detections=max_detections,
-            cache_dir=str(_user_cache() if cache_dir is None else cache_dir),
-        )
-        spec = self._core.spec
-        self._info = DetectorInfo(
-            name=spec["name"],
-            classes=tuple(spec["classes"]),
-            category_ids=tuple(spec["category_ids"]),
-            width=spec["input"]["width"],
-            height=spec["input"]["height"],
-            backend=self._core.backend,
-            precision=self._core.precision,
-            device=self._core.device,
-            threads=self._core.threads,
-            requests=self._core.requests,
-            verified=read_verdict(
-                bundle, spec, self._core.backend, device=self._core.device, precision=self._core.precision
-            ),
-            spec=spec,
-        )
+        cache = str(user_cache() if cache_dir is None else cache_dir)
+
+        def make(folder: str | os.PathLike[str]) -> _Pipeline:
+            check_before_building(folder, backend=backend, precision=precision)
+            core, built = ensure_engine(
+                folder,
+                backend=backend,
+                precision=precision,
+                mode=mode,
+                cache_dir=cache,
+                engine=engine or EngineOptions(),
+            )
+            return _Pipeline.of(
+                folder,
+                _core.Detector(
+                    str(Path(folder)),
+                    backend=backend,
+                    precision=precision,
+                    mode=mode,
+                    threads=threads,
+                    requests=requests,
+                    score_threshold=score_threshold,
+                    max_detections=max_detections,
+                    cache_dir=cache,
+                    engine=core,
+                ),
+                built,
+            )
+
+        self._make = make
+        self._swapping = threading.Lock()
+        self._pipeline = make(bundle)
+
+    def swap(self, bundle: str | os.PathLike[str]) -> None:
+        """Replaces the bundle that runs, with the options that the detector was made with.
+
+        The new one is made first, beside the old one (there must be memory for both), and takes its place at once when
+        it is ready: calls under way end on the old one, later ones run on the new one, and ``info`` is always that of
+        one of them, whole. Calls from several threads swap one after another.
+
+        Raises:
+            Error: As when a detector is made; the old bundle goes on.
+        """
+        with self._swapping:
+            self._pipeline = self._make(bundle)
 
     @property
     def info(self) -> DetectorInfo:
         """The model, and the backend and precision that run it."""
-        return self._info
+        return self._pipeline.info
 
     def __repr__(self) -> str:
-        info = self._info
+        info = self.info
         # The float model is what the others are verified against: it has no verdict of its own.
         verdict = "" if info.precision == "fp32" else f", {info.verified.state}"
         return (
@@ -205,9 +229,9 @@ class Detector:
             else:
                 arrays.append(_as_array(image, format, index))
                 from_file.append(False)
+        pipeline = self._pipeline  # whatever is swapped in meanwhile
         if format == "rgb" or not any(from_file):
-            raw, times = self._core.detect(arrays, format)
-            return self._wrap(raw), StageTimes(*times)
+            return pipeline.detect(arrays, format)
 
         # Files are RGB whatever the arrays are: each kind in a call of its own, then back into the caller's order.
         results: list[Detections | None] = [None] * len(arrays)
@@ -216,9 +240,9 @@ class Detector:
         for kind, kind_format in kinds:
             places = [place for place, is_path in enumerate(from_file) if is_path is kind]
             if places:
-                raw, times = self._core.detect([arrays[place] for place in places], kind_format)
+                found, times = pipeline.detect([arrays[place] for place in places], kind_format)
                 total += times
-                for place, detections in zip(places, self._wrap(raw), strict=True):
+                for place, detections in zip(places, found, strict=True):
                     results[place] = detections
         return [result for result in results if result is not None], StageTimes(*total.tolist())
 
@@ -229,17 +253,45 @@ class Detector:
             Per layer its ``name``, ``type``, ``primitive`` (the kernel), ``precision`` of its output, and
             ``original``: the layers of the network that it does.
         """
-        return self._core.execution_graph()
+        return self._pipeline.core.execution_graph()
 
-    def _wrap(
-        self,
-        raw: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],
-    ) -> list[Detections]:
-        classes = self._info.classes
-        return [
+
+@dataclass(frozen=True)
+class _Pipeline:
+    """A bundle that runs, and what is said of it: replaced as a whole."""
+
+    core: _core.Detector
+    info: DetectorInfo
+
+    @classmethod
+    def of(cls, bundle: str | os.PathLike[str], core: _core.Detector, built: EngineInfo | None) -> _Pipeline:
+        """built: the engine, where it was built for this detector."""
+        spec = core.spec
+        info = DetectorInfo(
+            name=spec["name"],
+            classes=tuple(spec["classes"]),
+            category_ids=tuple(spec["category_ids"]),
+            width=spec["input"]["width"],
+            height=spec["input"]["height"],
+            backend=core.backend,
+            precision=core.precision,
+            device=core.device,
+            threads=core.threads,
+            requests=core.requests,
+            engine=built or engine_info(core.engine),
+            verified=read_verdict(bundle, spec, core.backend, device=core.device, precision=core.precision),
+            spec=spec,
+        )
+        return cls(core, info)
+
+    def detect(self, arrays: list[NDArray[np.uint8]], format: PixelFormat) -> tuple[list[Detections], StageTimes]:
+        raw, times = self.core.detect(arrays, format)
+        classes = self.info.classes
+        found = [
             Detections(boxes, scores, labels, [classes[label] for label in labels.tolist()])
             for boxes, scores, labels in raw
         ]
+        return found, StageTimes(*times)
 
 
 def _as_array(image: object, format: PixelFormat, index: int) -> NDArray[np.uint8]:
@@ -279,9 +331,3 @@ def _join_planes(planes: tuple[Any, ...], index: int) -> NDArray[np.uint8]:
         f"image {index}: expected uint8 planes Y (H, W) and UV (H / 2, W) or (H / 2, W / 2, 2) with even H and W, "
         f"got {got}",
     )
-
-
-def _user_cache() -> Path:
-    """The XDG cache folder's part of edgedet; it is made when something is kept there."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "edgedet"

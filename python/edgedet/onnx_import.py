@@ -83,8 +83,10 @@ def import_model(
                 f"{path}: the file needs other files beside it ({error}); save it with its weights inside, "
                 f"onnx.save(onnx.load({path.name!r}), 'single.onnx')",
             ) from None
-        if any(backend["available"] for backend in _core.backends()):
-            detector = _core.Detector(str(folder), precision="fp32", threads=1)
+        here = [backend["name"] for backend in _core.backends() if backend["available"]]
+        if here:
+            # The last one: those before it may build an engine for minutes, which one frame is not worth.
+            detector = _core.Detector(str(folder), backend=here[-1], precision="fp32", threads=1)
             detector.detect([np.full((height, width, 3), pad_value, np.uint8)], "rgb")
 
     return write_bundle(

@@ -9,7 +9,16 @@
 #include <string>
 #include <string_view>
 
-#include <NvInfer.h>
+#include "tensorrt_stubs.h"
+
+namespace edgedet::test::fake {
+
+Calls& calls() {
+  static Calls instance;
+  return instance;
+}
+
+}  // namespace edgedet::test::fake
 
 namespace {
 
@@ -18,150 +27,6 @@ using namespace edgedet::test::fake;  // NOLINT(google-build-using-namespace)
 
 // Where edgedet calls what it should not need.
 [[noreturn]] void unused() { std::abort(); }
-
-Calls& calls() {
-  static Calls instance{};
-  return instance;
-}
-
-class RuntimeStubs : public apiv::VRuntime {
- public:
-  IRuntime* getPImpl() noexcept override { unused(); }
-  nvinfer1::ICudaEngine* deserializeCudaEngine(IStreamReader&) noexcept override { unused(); }
-  void setDLACore(int32_t) noexcept override { unused(); }
-  int32_t getDLACore() const noexcept override { unused(); }
-  int32_t getNbDLACores() const noexcept override { unused(); }
-  void setGpuAllocator(IGpuAllocator*) noexcept override { unused(); }
-  void setErrorRecorder(IErrorRecorder*) noexcept override { unused(); }
-  IErrorRecorder* getErrorRecorder() const noexcept override { unused(); }
-  ILogger* getLogger() const noexcept override { unused(); }
-  bool setMaxThreads(int32_t) noexcept override { unused(); }
-  int32_t getMaxThreads() const noexcept override { unused(); }
-  void setTemporaryDirectory(char const*) noexcept override { unused(); }
-  char const* getTemporaryDirectory() const noexcept override { unused(); }
-  void setTempfileControlFlags(TempfileControlFlags) noexcept override { unused(); }
-  TempfileControlFlags getTempfileControlFlags() const noexcept override { unused(); }
-  IPluginRegistry& getPluginRegistry() noexcept override { unused(); }
-  void setPluginRegistryParent(IPluginRegistry*) noexcept override { unused(); }
-  IRuntime* loadRuntime(char const*) noexcept override { unused(); }
-  void setEngineHostCodeAllowed(bool) noexcept override { unused(); }
-  bool getEngineHostCodeAllowed() const noexcept override { unused(); }
-  nvinfer1::ICudaEngine* deserializeCudaEngineV2(IStreamReaderV2&) noexcept override { unused(); }
-};
-
-class EngineStubs : public apiv::VCudaEngine {
- public:
-  ICudaEngine* getPImpl() noexcept override { unused(); }
-  int32_t getNbLayers() const noexcept override { unused(); }
-  IHostMemory* serialize() const noexcept override { unused(); }
-  IExecutionContext* createExecutionContextWithoutDeviceMemory() noexcept override { unused(); }
-  size_t getDeviceMemorySize() const noexcept override { unused(); }
-  bool isRefittable() const noexcept override { unused(); }
-  char const* getName() const noexcept override { unused(); }
-  int32_t const* getProfileTensorValues(char const*, int32_t, OptProfileSelector) const noexcept override { unused(); }
-  EngineCapability getEngineCapability() const noexcept override { unused(); }
-  void setErrorRecorder(IErrorRecorder*) noexcept override { unused(); }
-  IErrorRecorder* getErrorRecorder() const noexcept override { unused(); }
-  bool hasImplicitBatchDimension() const noexcept override { unused(); }
-  TacticSources getTacticSources() const noexcept override { unused(); }
-  ProfilingVerbosity getProfilingVerbosity() const noexcept override { unused(); }
-  bool isShapeInferenceIO(char const*) const noexcept override { unused(); }
-  int32_t getTensorBytesPerComponent(char const*) const noexcept override { unused(); }
-  int32_t getTensorComponentsPerElement(char const*) const noexcept override { unused(); }
-  TensorFormat getTensorFormat(char const*) const noexcept override { unused(); }
-  char const* getTensorFormatDesc(char const*) const noexcept override { unused(); }
-  int32_t getTensorVectorizedDim(char const*) const noexcept override { unused(); }
-  HardwareCompatibilityLevel getHardwareCompatibilityLevel() const noexcept override { unused(); }
-  int32_t getNbAuxStreams() const noexcept override { unused(); }
-  int32_t getTensorBytesPerComponentV2(char const*, int32_t) const noexcept override { unused(); }
-  int32_t getTensorComponentsPerElementV2(char const*, int32_t) const noexcept override { unused(); }
-  TensorFormat getTensorFormatV2(char const*, int32_t) const noexcept override { unused(); }
-  char const* getTensorFormatDescV2(char const*, int32_t) const noexcept override { unused(); }
-  int32_t getTensorVectorizedDimV2(char const*, int32_t) const noexcept override { unused(); }
-  ISerializationConfig* createSerializationConfig() noexcept override { unused(); }
-  IHostMemory* serializeWithConfig(ISerializationConfig&) const noexcept override { unused(); }
-  size_t getDeviceMemorySizeForProfile(int32_t) const noexcept override { unused(); }
-  IRefitter* createRefitter(ILogger&) noexcept override { unused(); }
-  bool setWeightStreamingBudget(int64_t) noexcept override { unused(); }
-  int64_t getWeightStreamingBudget() const noexcept override { unused(); }
-  int64_t getMinimumWeightStreamingBudget() const noexcept override { unused(); }
-  int64_t getStreamableWeightsSize() const noexcept override { unused(); }
-  bool isDebugTensor(char const*) const noexcept override { unused(); }
-  bool setWeightStreamingBudgetV2(int64_t) noexcept override { unused(); }
-  int64_t getWeightStreamingBudgetV2() const noexcept override { unused(); }
-  int64_t getWeightStreamingAutomaticBudget() const noexcept override { unused(); }
-  int64_t getWeightStreamingScratchMemorySize() const noexcept override { unused(); }
-  int64_t getDeviceMemorySizeForProfileV2(int32_t) const noexcept override { unused(); }
-  int64_t const* getProfileTensorValuesV2(char const*, int32_t, OptProfileSelector) const noexcept override {
-    unused();
-  }
-  IExecutionContext* createExecutionContextWithRuntimeConfig(IRuntimeConfig*) noexcept override { unused(); }
-  IRuntimeConfig* createRuntimeConfig() noexcept override { unused(); }
-  int64_t getEngineStat(EngineStat) const noexcept override { unused(); }
-  char const* getAliasedInputTensor(char const*) const noexcept override { unused(); }
-};
-
-class ContextStubs : public apiv::VExecutionContext {
- public:
-  IExecutionContext* getPImpl() noexcept override { unused(); }
-  void setDebugSync(bool) noexcept override { unused(); }
-  bool getDebugSync() const noexcept override { unused(); }
-  void setProfiler(IProfiler*) noexcept override { unused(); }
-  IProfiler* getProfiler() const noexcept override { unused(); }
-  ICudaEngine const& getEngine() const noexcept override { unused(); }
-  void setName(char const*) noexcept override { unused(); }
-  char const* getName() const noexcept override { unused(); }
-  void setDeviceMemory(void*) noexcept override { unused(); }
-  int32_t getOptimizationProfile() const noexcept override { unused(); }
-  bool allInputDimensionsSpecified() const noexcept override { unused(); }
-  bool allInputShapesSpecified() const noexcept override { unused(); }
-  void setErrorRecorder(IErrorRecorder*) noexcept override { unused(); }
-  IErrorRecorder* getErrorRecorder() const noexcept override { unused(); }
-  bool executeV2(void* const*) noexcept override { unused(); }
-  bool setOptimizationProfileAsync(int32_t, cudaStream_t) noexcept override { unused(); }
-  void setEnqueueEmitsProfile(bool) noexcept override { unused(); }
-  bool getEnqueueEmitsProfile() const noexcept override { unused(); }
-  bool reportToProfiler() const noexcept override { unused(); }
-  Dims getTensorShape(char const*) const noexcept override { unused(); }
-  Dims getTensorStrides(char const*) const noexcept override { unused(); }
-  void const* getTensorAddress(char const*) const noexcept override { unused(); }
-  bool setInputTensorAddress(char const*, void const*) noexcept override { unused(); }
-  bool setOutputTensorAddress(char const*, void*) noexcept override { unused(); }
-  int32_t inferShapes(int32_t, char const**) noexcept override { unused(); }
-  bool setInputConsumedEvent(cudaEvent_t) noexcept override { unused(); }
-  cudaEvent_t getInputConsumedEvent() const noexcept override { unused(); }
-  void* getOutputTensorAddress(char const*) const noexcept override { unused(); }
-  bool setOutputAllocator(char const*, IOutputAllocator*) noexcept override { unused(); }
-  IOutputAllocator* getOutputAllocator(char const*) noexcept override { unused(); }
-  int64_t getMaxOutputSize(char const*) const noexcept override { unused(); }
-  bool setTemporaryStorageAllocator(IGpuAllocator*) noexcept override { unused(); }
-  IGpuAllocator* getTemporaryStorageAllocator() const noexcept override { unused(); }
-  void setPersistentCacheLimit(size_t) noexcept override { unused(); }
-  size_t getPersistentCacheLimit() const noexcept override { unused(); }
-  bool setNvtxVerbosity(ProfilingVerbosity) noexcept override { unused(); }
-  ProfilingVerbosity getNvtxVerbosity() const noexcept override { unused(); }
-  void setAuxStreams(cudaStream_t*, int32_t) noexcept override { unused(); }
-  bool setDebugListener(IDebugListener*) noexcept override { unused(); }
-  IDebugListener* getDebugListener() noexcept override { unused(); }
-  bool setTensorDebugState(char const*, bool) noexcept override { unused(); }
-  bool getDebugState(char const*) const noexcept override { unused(); }
-  bool setAllTensorsDebugState(bool) noexcept override { unused(); }
-  size_t updateDeviceMemorySizeForShapes() noexcept override { unused(); }
-  IRuntimeConfig* getRuntimeConfig() const noexcept override { unused(); }
-  bool setUnfusedTensorsDebugState(bool) noexcept override { unused(); }
-  bool getUnfusedTensorsDebugState() const noexcept override { unused(); }
-  bool setCommunicator(void*) noexcept override { unused(); }
-};
-
-class InspectorStubs : public apiv::VEngineInspector {
- public:
-  IEngineInspector* getPImpl() noexcept override { unused(); }
-  bool setExecutionContext(IExecutionContext const*) noexcept override { unused(); }
-  IExecutionContext const* getExecutionContext() const noexcept override { unused(); }
-  char const* getLayerInformation(int32_t, LayerInformationFormat) const noexcept override { unused(); }
-  void setErrorRecorder(IErrorRecorder*) noexcept override { unused(); }
-  IErrorRecorder* getErrorRecorder() const noexcept override { unused(); }
-};
 
 Dims dims_of(std::initializer_list<std::int64_t> sides) {
   Dims dims{};
@@ -190,7 +55,7 @@ const std::array<Tensor, 5> kScoredTensors{
      {"boxes", dims_of({-1, kRows, 4}), DataType::kFLOAT, TensorIOMode::kOUTPUT},
      {"scores", dims_of({-1, kRows}), DataType::kFLOAT, TensorIOMode::kOUTPUT}}};
 
-class Context final : public IExecutionContext, private ContextStubs {
+class Context final : public IExecutionContext, private ExecutionContextStubs {
  public:
   explicit Context(bool scored) : scored_(scored) {
     mImpl = this;
@@ -250,7 +115,7 @@ class Context final : public IExecutionContext, private ContextStubs {
   std::map<std::string, unsigned char*> addresses_;
 };
 
-class Inspector final : public IEngineInspector, private InspectorStubs {
+class Inspector final : public IEngineInspector, private EngineInspectorStubs {
  public:
   Inspector() { mImpl = this; }
 
@@ -260,7 +125,7 @@ class Inspector final : public IEngineInspector, private InspectorStubs {
   }
 };
 
-class Engine final : public ICudaEngine, private EngineStubs {
+class Engine final : public ICudaEngine, private CudaEngineStubs {
  public:
   explicit Engine(bool scored) : scored_(scored) { mImpl = this; }
 
@@ -312,6 +177,14 @@ class Runtime final : public IRuntime, private RuntimeStubs {
  private:
   nvinfer1::ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override {
     const std::string_view plan(static_cast<const char*>(blob), size);
+    if (allocator_ != nullptr) {
+      void* const weights = allocator_->allocate(calls().weights, 0, 0);
+      if (weights == nullptr) {
+        logger_.log(ILogger::Severity::kERROR, "no memory for weights");
+        return nullptr;
+      }
+      allocator_->deallocate(weights);  // a stand-in keeps none
+    }
     if (plan == "logits" || plan == "scored") {
       return new Engine(plan == "scored");
     }
@@ -319,7 +192,10 @@ class Runtime final : public IRuntime, private RuntimeStubs {
     return nullptr;
   }
 
+  void setGpuAllocator(IGpuAllocator* allocator) noexcept override { allocator_ = allocator; }
+
   ILogger& logger_;
+  IGpuAllocator* allocator_ = nullptr;
 };
 
 }  // namespace

@@ -55,6 +55,19 @@ bool same(const std::vector<Detection>& a, const std::vector<Detection>& b) {
          });
 }
 
+// The tiny bundle with other weights, under another name.
+void write_other_bundle(const test::TemporaryFolder& folder) {
+  test::TinyNetwork network = test::tiny_network();
+  for (float& weight : network.class_weights) {
+    weight = -weight;
+  }
+  const std::string model = to_onnx(network);
+  std::string text = test::model_json(model);
+  text.replace(text.find("tiny"), 4, "other");
+  folder.write("model.onnx", model);
+  folder.write("model.json", text);
+}
+
 DetectorOptions with_mode(PerformanceMode mode, int requests) {
   DetectorOptions options;
   options.mode = mode;
@@ -284,6 +297,124 @@ TEST(detector_wrong_model) {
     CHECK_THROWS(ErrorKind::kModel, "model.onnx", Detector(folder.path()));
     CHECK_THROWS(ErrorKind::kModel, "model.onnx", inspect_onnx(folder.path() + "/model.onnx"));
   }
+}
+
+TEST(swap_replaces_what_runs) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder first;
+  const test::TemporaryFolder second;
+  write_bundle(first, test::tiny_network());
+  write_other_bundle(second);
+  DetectorOptions options = with_mode(PerformanceMode::kLatency, 1);
+  options.max_detections = 7;
+  Detector detector(first.path(), options);
+  const Images images(1);
+  std::vector<std::vector<Detection>> before;
+  std::vector<std::vector<Detection>> after;
+  const std::shared_ptr<const RunInfo> ran = detector.detect(images.views.data(), 1, before);
+  CHECK(ran == detector.running() && ran->model.name == "tiny");
+
+  CHECK_THROWS(ErrorKind::kBundle, "nowhere", detector.swap(first.path() + "/nowhere"));
+  second.write("model.onnx", "tampered");
+  CHECK_THROWS(ErrorKind::kBundle, "model.onnx", detector.swap(second.path()));
+  detector.detect(images.views.data(), 1, after);
+  CHECK(detector.running() == ran && same(before[0], after[0]));
+
+  write_other_bundle(second);
+  detector.swap(second.path());
+  CHECK(detector.detect(images.views.data(), 1, after)->model.name == "other" && detector.info().name == "other");
+  CHECK(after[0].size() == 7 && !same(before[0], after[0]));  // the options of before
+  CHECK(ran->model.name == "tiny");                           // what a caller holds does not change
+
+  options.max_detections = 3;
+  detector.swap(first.path(), options);
+  detector.swap(second.path());
+  detector.detect(images.views.data(), 1, after);
+  CHECK(after[0].size() == 3 && detector.info().max_detections == 3);
+}
+
+TEST(swap_under_traffic) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder first;
+  const test::TemporaryFolder second;
+  write_bundle(first, test::tiny_network());
+  write_other_bundle(second);
+  DetectorOptions options = with_mode(PerformanceMode::kThroughput, 2);
+  options.threads = 1;
+  Detector detector(first.path(), options);
+  const Images images(3);
+  std::vector<std::vector<Detection>> tiny;
+  std::vector<std::vector<Detection>> other;
+  detector.detect(images.views.data(), 3, tiny);
+  Detector(second.path(), options).detect(images.views.data(), 3, other);
+
+  std::atomic<bool> done{false};
+  std::atomic<int> of_tiny{0};
+  std::atomic<int> of_other{0};
+  std::atomic<int> torn{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      std::vector<std::vector<Detection>> out;
+      while (!done) {
+        const std::string name = detector.detect(images.views.data(), 3, out)->model.name;
+        ++(name == "tiny" ? of_tiny : of_other);
+        for (std::size_t i = 0; i < 3; ++i) {
+          torn += same(out[i], name == "tiny" ? tiny[i] : other[i]) ? 0 : 1;
+        }
+      }
+    });
+  }
+  for (int round = 0; round < 12; ++round) {
+    CHECK_THROWS(ErrorKind::kBundle, "nowhere", detector.swap("nowhere"));
+    const int seen = round % 2 == 0 ? of_other.load() : of_tiny.load();
+    detector.swap(round % 2 == 0 ? second.path() : first.path());
+    while ((round % 2 == 0 ? of_other.load() : of_tiny.load()) == seen) {
+      std::this_thread::yield();  // until the new one has served
+    }
+  }
+  done = true;
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  CHECK(torn == 0);
+}
+
+TEST(preparing_where_nothing_is_built) {
+  if (!available()) {
+    return;
+  }
+  const test::TemporaryFolder folder;
+  write_bundle(folder, test::tiny_network());
+  DetectorOptions options;
+  options.backend = "openvino";
+  const Prepared prepared = prepare(folder.path(), options, nullptr);
+  CHECK(prepared.backend == "openvino" && prepared.precision == "fp32" && !prepared.device.empty());
+  CHECK(prepared.engine.path.empty() && !prepared.engine.built && is_prepared(folder.path(), options));
+  const auto refused = [&](auto&& change, const char* part) {
+    DetectorOptions changed = options;
+    change(changed.engine);
+    CHECK_THROWS(ErrorKind::kInvalidInput, part, Detector(folder.path(), changed));
+    CHECK_THROWS(ErrorKind::kInvalidInput, part, prepare(folder.path(), changed, nullptr));
+  };
+  refused([](EngineOptions& engine) { engine.device = 1; }, "device: expected a backend that builds engines");
+  refused([](EngineOptions& engine) { engine.dla_core = 0; }, "dla_core: expected a backend");
+  refused([](EngineOptions& engine) { engine.calibrator = Calibrator::kMinMax; }, "calibrator: expected a backend");
+  refused([](EngineOptions& engine) { engine.workspace_mb = 0; }, "workspace_mb: expected 1 to");
+  refused([](EngineOptions& engine) { engine.memory_limit_mb = -1; }, "memory_limit_mb: expected 0 (no limit)");
+  refused([](EngineOptions& engine) { engine.min_batch = 2; }, "min_batch: expected 0 (automatic) to 1");
+  refused(
+      [](EngineOptions& engine) {
+        engine.opt_batch = 4;
+        engine.max_batch = 3;
+      },
+      "opt_batch of at most max_batch");
+  options.precision = "fp32";
+  refused([](EngineOptions& engine) { engine.calibrator = Calibrator::kEntropy; }, "expected precision int8");
 }
 
 TEST(inspect_ports) {

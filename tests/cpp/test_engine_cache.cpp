@@ -119,6 +119,33 @@ TEST(engine_cache_keeps_nothing_of_a_failed_build) {
   CHECK(load_or_build(key_of("x"), folder.path(), [&] { return builds("plan"); }) == plan_of("plan"));
 }
 
+TEST(engine_cache_removes_what_a_killed_process_left) {
+  const Folder folder;
+  const EngineKey key = key_of("x");
+  const std::string path = engine_path(key, folder.path());
+  spill(path + ".a1B2c3", "half of a plan");
+  spill(engine_path(key_of("y"), folder.path()) + ".a1B2c3", "of another, which may be written just now");
+  Builds builds;
+  load_or_build(key, folder.path(), [&] { return builds("plan"); });
+  CHECK(!fs::exists(path + ".a1B2c3"));
+  CHECK(folder.files() == 3);  // the engine, its lock and the other's
+}
+
+TEST(engine_cache_knows_what_it_keeps) {
+  const Folder folder;
+  const EngineKey key = key_of("x");
+  const std::string path = engine_path(key, folder.path());
+  CHECK(!is_kept(key, folder.path()) && !is_kept(key, "") && !is_kept(key, folder / "none"));
+  Builds builds;
+  load_or_build(key, folder.path(), [&] { return builds("plan"); });
+  CHECK(is_kept(key, folder.path()) && !is_kept(key_of("y"), folder.path()));
+  const std::string entry = slurp(path);
+  for (const std::string& damaged : {std::string(), entry.substr(0, 40), entry + "x", "x" + entry.substr(1)}) {
+    spill(path, damaged);
+    CHECK(!is_kept(key, folder.path()));
+  }
+}
+
 TEST(engine_cache_locks_between_processes) {
   const Folder folder;
   const std::string log = folder / "builds";

@@ -498,11 +498,17 @@ TEST(tickets) {
     outlives = pool.submit(&frames[0].view, 1, {}, 0.0);
     FramePool::Ticket second = pool.submit(&frames[1].view, 1, {}, 0.0);
     CHECK_THROWS(ErrorKind::kBackend, "2 in flight", pool.submit(&frames[1].view, 1, {}, 0.01));
+    CHECK(!pool.try_submit(&frames[1].view, 1, {}));
     while (!second.done()) {
     }
     second.wait(&out);
     CHECK(same(out, expected(frames[1], spec, options.decode)));
     CHECK(second.done());
+    CHECK_THROWS(ErrorKind::kInvalidInput, "images", pool.try_submit(&frames[1].view, 2, {}));
+    auto third = pool.try_submit(&frames[1].view, 1, {});  // the path of the refused one was given back
+    CHECK(third.has_value());
+    third->wait(&out);
+    CHECK(same(out, expected(frames[1], spec, options.decode)));
     CHECK_THROWS(ErrorKind::kInvalidInput, "waited for already", second.wait(&out));
     CHECK_THROWS(ErrorKind::kInvalidInput, "paths", FramePool(spec, nullptr, options, 0));
     FrameOptions limited = options;

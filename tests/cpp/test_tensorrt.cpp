@@ -103,10 +103,11 @@ TEST(engine_key_knows_every_option) {
   }));
   CHECK(changes([](BuildOptions& options) { options.outputs = {"boxes"}; }));
   CHECK(changes([](BuildOptions& options) { options.float_layers = {"norm"}; }));
-  CHECK(changes([](BuildOptions& options) { options.calibration.read_cache = [] { return std::string(); }; }));
+  CHECK(changes([](BuildOptions& options) { options.memory_limit = 1; }));
+  CHECK(changes([](BuildOptions& options) { options.calibration.identity = "images"; }));
   const auto calibrated = [](auto&& change) {
     BuildOptions options;
-    options.calibration.next = [](float*) { return false; };
+    options.calibration.identity = "images";
     change(options.calibration);
     return canonical_text(options);
   };
@@ -138,7 +139,7 @@ TEST(build_options_out_of_range) {
 TEST(library_says_why_it_is_not_there) {
   std::string reason;
   if (available(&reason)) {
-    CHECK(probe().available);
+    CHECK(probe(0).available);
     return;
   }
   CHECK(!available(nullptr));
@@ -147,7 +148,7 @@ TEST(library_says_why_it_is_not_there) {
   CHECK(reason.find(device ? "install TensorRT" : "expected a CUDA device") != std::string::npos);
   CHECK(device || reason.find(no_device) != std::string::npos);
   CHECK_THROWS(ErrorKind::kBackend, "expected", library());
-  const BackendInfo info = probe();
+  const BackendInfo info = probe(0);
   CHECK(!info.available && info.name == "tensorrt" && info.detail == reason);
 }
 

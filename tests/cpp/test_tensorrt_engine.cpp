@@ -1,19 +1,16 @@
-// Engines and contexts on fake_tensorrt.cpp and host_cuda. EDGEDET_FAKE_TENSORRT: the folder of the fake library.
+// Engines and contexts on fake_tensorrt.cpp and host_cuda.
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include <dlfcn.h>
-
 #include "backends/tensorrt/context.h"
 #include "backends/tensorrt/engine.h"
-#include "backends/tensorrt/library.h"
 #include "backends/tensorrt/ports.h"
 #include "backends/tensorrt/raw_outputs.h"
 #include "check.h"
-#include "fake_tensorrt.h"
+#include "fake_library.h"
 #include "frame/frame_path.h"
 #include "frames.h"
 #include "simulated.h"
@@ -25,24 +22,9 @@ namespace fake = test::fake;
 
 namespace {
 
-// The fake's side of the calls, with this program's CUDA in it.
-fake::Calls& calls() {
-  static fake::Calls* const instance = [] {
-    set_library_folder(EDGEDET_FAKE_TENSORRT);
-    static_cast<void>(library());
-    void* const handle =
-        dlopen((std::string(EDGEDET_FAKE_TENSORRT) + "/libnvinfer.so.10").c_str(), RTLD_LAZY | RTLD_NOLOAD);
-    auto* const found = reinterpret_cast<fake::GetCalls*>(dlsym(handle, "edgedet_fake_calls"))();
-    found->copy = cudaMemcpyAsync;
-    found->fill = cudaMemsetAsync;
-    return found;
-  }();
-  return *instance;
-}
-
 std::shared_ptr<const Engine> engine_of(const std::string& plan) {
-  calls();
-  return std::make_shared<Engine>(plan.data(), plan.size(), 0, "plan");
+  fake::opened();
+  return std::make_shared<Engine>(plan.data(), plan.size(), 0, "plan", 0);
 }
 
 ModelSpec spec_of(OutputForm form) {
@@ -118,7 +100,7 @@ TEST(engine_lists_its_ports) {
 }
 
 TEST(engine_refuses_plans) {
-  calls();
+  fake::opened();
   const auto refused = [](const std::string& plan, const char* part) {
     CHECK_THROWS(ErrorKind::kBackend, part, engine_of(plan));
   };
@@ -169,9 +151,9 @@ TEST(contexts_run_on_frame_paths) {
           CHECK(same(out[i], expected(frames[first + i], ports.network, options.decode)));
         }
       }
-      CHECK(calls().contexts >= 3 && calls().contexts <= 6);  // one a batch size and path
+      CHECK(fake::opened().contexts >= 3 && fake::opened().contexts <= 6);  // one a batch size and path
     }
-    CHECK(calls().contexts == 0 && host_cuda::counters().device_bytes == before);
+    CHECK(fake::opened().contexts == 0 && host_cuda::counters().device_bytes == before);
   }
 }
 

@@ -5,11 +5,11 @@
 namespace edgedet {
 namespace openvino {
 
-BackendInfo probe() { return {"openvino", false, std::string("OpenVINO ") + build::kOpenvino, {}}; }
+BackendInfo probe(int /*device*/) { return {"openvino", false, std::string("OpenVINO ") + build::kOpenvino, {}}; }
 
 std::unique_ptr<Backend> make(const ModelSpec& /*spec*/, const std::string& /*model*/,
                               const DetectorOptions& /*options*/) {
-  throw Error(ErrorKind::kBackend, probe().detail);
+  throw Error(ErrorKind::kBackend, probe(0).detail);
 }
 
 }  // namespace openvino

@@ -559,7 +559,7 @@ ModelPort describe(const ov::Output<const ov::Node>& port) {
 
 }  // namespace
 
-BackendInfo probe() {
+BackendInfo probe(int /*device*/) {
   try {
     BackendInfo info{"openvino",
                      true,

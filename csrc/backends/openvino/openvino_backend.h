@@ -8,7 +8,7 @@
 
 namespace edgedet::openvino {
 
-BackendInfo probe();
+BackendInfo probe(int device);
 std::unique_ptr<Backend> make(const ModelSpec& spec, const std::string& model, const DetectorOptions& options);
 
 }  // namespace edgedet::openvino

@@ -35,7 +35,8 @@ void check(const BuildOptions& options) {
   if (options.dla_core >= 0 && options.precision == Precision::kFp32) {
     refuse("dla_core: expected half precision or int8, which is all that a DLA computes in, got fp32");
   }
-  if (options.calibration.next && (options.calibration.batch < 1 || options.calibration.batch > kMaxBatch)) {
+  if (!options.calibration.identity.empty() &&
+      (options.calibration.batch < 1 || options.calibration.batch > kMaxBatch)) {
     refuse("calibration batch: expected 1 to " + std::to_string(kMaxBatch) + ", got " +
            std::to_string(options.calibration.batch));
   }
@@ -58,13 +59,14 @@ std::string canonical_text(const BuildOptions& options) {
   add("precision", name_of(options.precision));
   add("tf32", options.tf32 ? "1" : "0");
   add("workspace", std::to_string(options.workspace_bytes));
+  add("memory_limit", std::to_string(options.memory_limit));
   add("min_batch", std::to_string(options.min_batch));
   add("opt_batch", std::to_string(options.opt_batch));
   add("max_batch", std::to_string(options.max_batch));
   add("dla_core", std::to_string(options.dla_core));
   add_list("output", options.outputs);
   add_list("float_layer", options.float_layers);
-  if (options.calibration.next || options.calibration.read_cache) {
+  if (!options.calibration.identity.empty()) {
     add("calibration", options.calibration.method == Calibration::Method::kEntropy ? "entropy" : "minmax");
     add("calibration_batch", std::to_string(options.calibration.batch));
     add("calibration_identity", options.calibration.identity);

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "edgedet/engine.h"
+
 namespace edgedet::tensorrt {
 
 enum class Precision : std::uint8_t {
@@ -22,18 +24,20 @@ struct Calibration {
   enum class Method : std::uint8_t { kEntropy, kMinMax };
   Method method = Method::kEntropy;
   int batch = 1;
-  // Writes the next batch, (batch, 3, height, width) as preprocess gives; false at the end.
-  std::function<bool(float* images)> next;
+  // Writes the next batch, (batch, 3, height, width) as preprocess gives, `values` numbers; false at the end.
+  std::function<bool(float* images, std::size_t values)> next;
   // Ranges of an earlier calibration, empty if there are none. May be null.
   std::function<std::string()> read_cache;
   std::function<void(std::string_view cache)> write_cache;  // may be null
-  std::string identity;  // of the images or the cache, e.g. their digest; part of the engine's key
+  // Of the images, e.g. their digest; part of the engine's key. Empty: there is no calibration.
+  std::string identity;
 };
 
 struct BuildOptions {
   Precision precision = Precision::kFp32;
   bool tf32 = false;  // kFp32 and float32 layers may round what they multiply to 10 bits
-  std::size_t workspace_bytes = std::size_t{1} << 30U;
+  std::size_t workspace_bytes = std::size_t{1} << 30U;  // a build takes less where less is free
+  std::size_t memory_limit = 0;                         // bytes of device memory; 0: none
   // Images in a batch; where the model's batch axis is free.
   int min_batch = 1;
   int opt_batch = 1;
@@ -45,8 +49,7 @@ struct BuildOptions {
   Calibration calibration;
   // Not part of the engine's key.
   std::string timing_cache;  // a file that is read and written; empty: none
-  // Told of a phase and how many of its steps are done; false stops the build. From 10 on; called from any thread.
-  std::function<bool(const char* phase, int step)> progress;
+  BuildProgress progress;    // before 10 of calibration alone; may be null
 };
 
 // All that decides what the engine is, one form for equal options. Throws Error(kInvalidInput) on options out of range.

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string_view>
 
 #include "backends/tensorrt/calibration_feed.h"
 #include "backends/tensorrt/library.h"
 #include "backends/tensorrt/logger.h"
+#include "backends/tensorrt/memory_budget.h"
 #include "backends/tensorrt/nv.h"
 #include "common/cuda_raii.h"
 #include "common/files.h"
@@ -36,17 +39,58 @@ bool wants_strong_typing(const BuildOptions& options) {
   return !nv::kHasWeakTyping || (nv::kHasStrongTyping && options.precision == Precision::kTyped);
 }
 
-void check_free_memory(const BuildOptions& options) {
+// What layers may work in: what was asked for, and at most half of what there is, for weights and tensors are there
+// too.
+std::size_t workspace_of(const BuildOptions& options) {
+  constexpr std::size_t kLeast = std::size_t{32} << 20U;
   std::size_t free = 0;
   std::size_t total = 0;
   cuda::check_cuda(cudaMemGetInfo(&free, &total), "ask for free memory");
-  if (free < options.workspace_bytes) {
-    fail(ErrorKind::kBackend, "expected " + std::to_string(options.workspace_bytes >> 20U) +
-                                  " MiB of free device memory to build an engine in, got " +
-                                  std::to_string(free >> 20U) +
-                                  "; lower workspace_bytes or close what else uses the GPU");
+  const bool limited = options.memory_limit != 0 && options.memory_limit < free;
+  const std::size_t half = (limited ? options.memory_limit : free) / 2;
+  if (half < kLeast) {
+    fail(ErrorKind::kBackend,
+         "expected at least " + std::to_string(2 * kLeast >> 20U) +
+             " MiB of device memory to build an engine in, got " +
+             (limited ? "memory_limit_mb " + std::to_string(options.memory_limit >> 20U) + "; raise it"
+                      : std::to_string(free >> 20U) + " MiB free of " + std::to_string(total >> 20U) +
+                            "; close what else uses the GPU"));
   }
+  return std::min(options.workspace_bytes, half);
 }
+
+// Hands progress on, one call at a time, until it says stop or throws.
+class Report {
+ public:
+  explicit Report(const BuildProgress& progress) : progress_(progress) {}
+
+  bool operator()(const char* phase, int step, int of) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    try {
+      stopped_ = stopped_ || (progress_ && !progress_(phase, step, of));
+    } catch (...) {
+      error_ = std::current_exception();  // TensorRT could not pass it on
+      stopped_ = true;
+    }
+    return !stopped_;
+  }
+
+  // Throws what progress threw, or says that it stopped the build.
+  void check(const std::string& onnx) const {
+    if (error_) {
+      std::rethrow_exception(error_);
+    }
+    if (stopped_) {
+      fail(ErrorKind::kBackend, onnx + ": expected an engine, got a build that was stopped; start it again");
+    }
+  }
+
+ private:
+  const BuildProgress& progress_;
+  std::mutex mutex_;
+  bool stopped_ = false;
+  std::exception_ptr error_;
+};
 
 void parse(nvonnxparser::IParser& parser, const std::string& onnx, std::uint64_t mark) {
   const std::optional<std::vector<char>> model = read_file(onnx, kMaxOnnxBytes);
@@ -140,8 +184,7 @@ void check_precision(const nvinfer1::INetworkDefinition& network, const BuildOpt
                                   " needs for anything but float32, got a float model; make one with \"python -m "
                                   "calibration half\" or \"quantize --backend tensorrt\"");
   }
-  const bool fed = options.calibration.next || options.calibration.read_cache;
-  if (options.precision == Precision::kInt8 && !contents.quantised && !fed) {
+  if (options.precision == Precision::kInt8 && !contents.quantised && options.calibration.identity.empty()) {
     fail(ErrorKind::kBackend, onnx +
                                   ": expected a model with Q/DQ or calibration images for int8, got neither; make "
                                   "one with \"python -m calibration quantize --backend tensorrt\"");
@@ -263,18 +306,24 @@ std::size_t values_of(const nvinfer1::ITensor& image) {
 
 }  // namespace
 
-std::vector<char> build(const std::string& onnx, const BuildOptions& options) {
+Built build(const std::string& onnx, const BuildOptions& options) {
   static_cast<void>(canonical_text(options));  // checks them
   const Library& tensorrt = library();
   const cuda::DeviceScope scope(options.device);
-  check_free_memory(options);
+  Built built;
+  built.workspace_bytes = workspace_of(options);
 
   // Every object goes before the one that made it, and what TensorRT calls goes last.
+  MemoryBudget budget(options.memory_limit);
+  Report report(options.progress);
   std::shared_ptr<void> monitor;
   std::unique_ptr<CallbackFeed> feed;
   std::shared_ptr<void> calibrator;
   const std::uint64_t mark = logger().mark();
   const std::unique_ptr<nvinfer1::IBuilder> builder = tensorrt.make_builder();
+  if (budget.allocator() != nullptr) {
+    builder->setGpuAllocator(budget.allocator());
+  }
   const std::unique_ptr<nvinfer1::INetworkDefinition> network(
       builder->createNetworkV2(nv::network_flags(wants_strong_typing(options))));
   made(network, "a network", mark);
@@ -285,33 +334,38 @@ std::vector<char> build(const std::string& onnx, const BuildOptions& options) {
 
   const std::unique_ptr<nvinfer1::IBuilderConfig> made_config(builder->createBuilderConfig());
   nvinfer1::IBuilderConfig& config = made(made_config, "a configuration", mark);
-  config.setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, options.workspace_bytes);
+  config.setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, built.workspace_bytes);
   config.setProfilingVerbosity(nvinfer1::ProfilingVerbosity::kDETAILED);
   nv::use_own_kernels(config);
   set_precision(*network, config, options);
   use_dla(*builder, config, options.dla_core);
   const nvinfer1::IOptimizationProfile* const profile = add_profile(*builder, *network, config, options, onnx, mark);
   const std::unique_ptr<nvinfer1::ITimingCache> timing = open_timing_cache(config, options.timing_cache);
-  monitor = nv::report(config, options.progress);
+  if (options.progress) {
+    monitor = nv::report(config, [&report](const char* phase, int step, int of) { return report(phase, step, of); });
+  }
   if (options.precision == Precision::kInt8 && nv::kHasWeakTyping && !contents_of(*network).quantised) {
     const nvinfer1::ITensor& image = image_input(*network, onnx);
-    feed = std::make_unique<CallbackFeed>(options.calibration, image.getName(), values_of(image));
+    feed = std::make_unique<CallbackFeed>(options.calibration, image.getName(), values_of(image),
+                                          [&report](int batches) { return report("calibration", batches, 0); });
     calibrator = nv::calibrate(config, *feed, options.calibration.method == Calibration::Method::kMinMax, profile);
   }
 
   const std::unique_ptr<nvinfer1::IHostMemory> plan(builder->buildSerializedNetwork(*network, config));
+  report.check(onnx);
   if (feed) {
     feed->rethrow();
   }
   if (!plan || plan->size() == 0) {
     fail(ErrorKind::kBackend, onnx +
-                                  ": expected an engine, got a failed or stopped build; raise workspace_bytes, close "
-                                  "what else uses the GPU, or try another precision" +
-                                  said_since(mark));
+                                  ": expected an engine, got a failed build; raise workspace_mb, close what else "
+                                  "uses the GPU, or try another precision" +
+                                  budget.refusal() + said_since(mark));
   }
   save_timing_cache(timing.get(), options.timing_cache);
   const auto* const data = static_cast<const char*>(plan->data());
-  return {data, data + plan->size()};
+  built.plan.assign(data, data + plan->size());
+  return built;
 }
 
 }  // namespace edgedet::tensorrt

@@ -7,8 +7,9 @@
 
 namespace edgedet::tensorrt {
 
-CallbackFeed::CallbackFeed(const Calibration& calibration, std::string input, std::size_t values)
-    : calibration_(calibration), input_(std::move(input)) {
+CallbackFeed::CallbackFeed(const Calibration& calibration, std::string input, std::size_t values,
+                           std::function<bool(int)> fed)
+    : calibration_(calibration), input_(std::move(input)), fed_(std::move(fed)) {
   if (calibration_.next) {
     host_.resize(static_cast<std::size_t>(calibration_.batch) * values);
     device_ = cuda::make_device_buffer(host_.size() * sizeof(float));
@@ -27,7 +28,16 @@ bool CallbackFeed::guarded(Body&& body) noexcept {
 
 bool CallbackFeed::next(void** bindings, const char* const* names, std::int32_t count) noexcept {
   return guarded([&] {
-    if (!calibration_.next || !calibration_.next(host_.data())) {
+    if (!calibration_.next) {
+      throw Error(ErrorKind::kInvalidInput,
+                  "calibrator: expected calibration images, got none and no calibration that was kept; build the "
+                  "engine with \"edgedet build --calibrator\"");
+    }
+    if (!calibration_.next(host_.data(), host_.size())) {
+      return false;
+    }
+    if (!fed_(++batches_)) {
+      stopped_ = true;
       return false;
     }
     cuda::check_cuda(cudaMemcpy(device_.data(), host_.data(), device_.bytes(), cudaMemcpyHostToDevice),
@@ -57,7 +67,8 @@ const void* CallbackFeed::read_cache(std::size_t& bytes) noexcept {
 
 void CallbackFeed::write_cache(const void* data, std::size_t bytes) noexcept {
   guarded([&] {
-    if (calibration_.write_cache) {
+    // TensorRT takes a failure for the end of the images: ranges of some of them must not be kept for those of all.
+    if (calibration_.write_cache && !error_ && !stopped_) {
       calibration_.write_cache(std::string_view(static_cast<const char*>(data), bytes));
     }
     return true;

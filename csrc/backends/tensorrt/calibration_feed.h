@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,9 @@ namespace edgedet::tensorrt {
 
 class CallbackFeed final : public nv::CalibrationFeed {
  public:
-  // `input` is the name of the image input, `values` are the numbers of one image.
-  CallbackFeed(const Calibration& calibration, std::string input, std::size_t values);
+  // `input` is the name of the image input, `values` are the numbers of one image. `fed` is told how many batches there
+  // were so far; false ends them.
+  CallbackFeed(const Calibration& calibration, std::string input, std::size_t values, std::function<bool(int)> fed);
 
   std::int32_t batch() const noexcept override { return calibration_.batch; }
   bool next(void** bindings, const char* const* names, std::int32_t count) noexcept override;
@@ -32,6 +34,9 @@ class CallbackFeed final : public nv::CalibrationFeed {
 
   const Calibration& calibration_;
   std::string input_;
+  std::function<bool(int)> fed_;
+  int batches_ = 0;
+  bool stopped_ = false;
   std::vector<float> host_;
   cuda::DeviceBuffer device_;
   std::string cache_;

@@ -13,11 +13,15 @@ namespace edgedet::tensorrt {
 namespace {
 
 std::unique_ptr<nvinfer1::ICudaEngine> deserialise(nvinfer1::IRuntime& runtime, const void* plan, std::size_t bytes,
-                                                   const std::string& source) {
+                                                   const std::string& source, const MemoryBudget& memory) {
   const std::uint64_t mark = logger().mark();
   std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime.deserializeCudaEngine(plan, bytes));
   if (!engine && library().load_plugins()) {
     engine.reset(runtime.deserializeCudaEngine(plan, bytes));
+  }
+  if (const std::string refusal = memory.refusal(); !engine && !refusal.empty()) {
+    throw Error(ErrorKind::kBackend, source + ": expected an engine within the limit, got one that takes more" +
+                                         refusal + "; raise the limit, or build with a smaller batch");
   }
   if (!engine) {
     throw Error(ErrorKind::kBackend, plan_error(source, library().version(), logger().since(mark)));
@@ -58,7 +62,8 @@ Port describe(const nvinfer1::ICudaEngine& engine, const char* name) {
 
 }  // namespace
 
-Engine::Engine(const void* plan, std::size_t bytes, int device, const std::string& source) : device_(device) {
+Engine::Engine(const void* plan, std::size_t bytes, int device, const std::string& source, std::size_t memory_limit)
+    : device_(device), memory_(memory_limit) {
   if (bytes == 0 || bytes > kMaxPlanBytes) {
     throw Error(ErrorKind::kBackend, source + ": expected an engine of 1 to " + std::to_string(kMaxPlanBytes) +
                                          " bytes, got " + std::to_string(bytes) + "; build it again");
@@ -66,7 +71,10 @@ Engine::Engine(const void* plan, std::size_t bytes, int device, const std::strin
   const Library& tensorrt = library();
   const cuda::DeviceScope scope(device);
   runtime_ = tensorrt.make_runtime();
-  engine_ = deserialise(*runtime_, plan, bytes, source);
+  if (memory_.allocator() != nullptr) {
+    runtime_->setGpuAllocator(memory_.allocator());
+  }
+  engine_ = deserialise(*runtime_, plan, bytes, source, memory_);
   if (engine_->getNbOptimizationProfiles() > 1) {
     throw Error(ErrorKind::kBackend, source + ": expected an engine with one optimisation profile, got " +
                                          std::to_string(engine_->getNbOptimizationProfiles()) + "; build it again");
@@ -84,7 +92,8 @@ std::unique_ptr<nvinfer1::IExecutionContext> Engine::make_context() const {
   auto context = nv::make_context(*engine_);
   if (!context) {
     throw Error(ErrorKind::kBackend,
-                "expected an execution context of TensorRT, got none; check the free device memory" + said_since(mark));
+                "expected an execution context of TensorRT, got none; check the free device memory" +
+                    memory_.refusal() + said_since(mark));
   }
   return context;
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/tensorrt/memory_budget.h"
 #include "backends/tensorrt/nv.h"
 #include "backends/tensorrt/ports.h"
 #include "edgedet/inspect.h"
@@ -20,8 +21,9 @@ class Engine {
   static constexpr std::size_t kMaxPlanBytes = std::size_t{4} << 30U;
 
   // From a plan, which is not needed afterwards. `source` is named in messages. Throws Error(kBackend) on a plan of
-  // another version or GPU, or a damaged one. TensorRT runs what a plan says: it must come from a trusted place.
-  Engine(const void* plan, std::size_t bytes, int device, const std::string& source);
+  // another version or GPU, or a damaged one, or if it takes more than `memory_limit` bytes (0: no limit). TensorRT
+  // runs what a plan says: it must come from a trusted place.
+  Engine(const void* plan, std::size_t bytes, int device, const std::string& source, std::size_t memory_limit);
 
   const std::vector<Port>& ports() const noexcept { return ports_; }
   int device() const noexcept { return device_; }
@@ -34,8 +36,12 @@ class Engine {
 
   std::vector<ExecutionNode> layers() const;
 
+  // What the engine, its contexts and what works with them may take.
+  MemoryBudget& memory() const noexcept { return memory_; }
+
  private:
   int device_;
+  mutable MemoryBudget memory_;
   mutable std::mutex mutex_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;  // before its runtime goes

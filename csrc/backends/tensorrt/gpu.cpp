@@ -8,6 +8,13 @@
 namespace edgedet::tensorrt {
 
 Gpu describe_gpu(int device) {
+  std::string reason;
+  const int count = frame::device_count(&reason);
+  if (device < 0 || device >= count) {
+    throw Error(ErrorKind::kBackend,
+                count == 0 ? "expected a CUDA device, got none: " + reason
+                           : "device: expected 0 to " + std::to_string(count - 1) + ", got " + std::to_string(device));
+  }
   cudaDeviceProp properties{};
   cuda::check_cuda(cudaGetDeviceProperties(&properties, device), "ask for a device's properties");
   char pci[32];

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 
 #include "backends/tensorrt/logger.h"
+#include "edgedet/engine.h"
 #include "edgedet/error.h"
 #include "frame/device.h"
 
@@ -26,17 +27,13 @@ struct Close {
 };
 using Handle = std::unique_ptr<void, Close>;
 
-// `base` is "nvinfer" and the like. Null if it is nowhere; `reason` (may be null) is then what the loader said first.
+// `base` is "nvinfer" and the like; an empty folder is where the system's loader looks. Null if it is not there;
+// `reason` (may be null) is then what the loader said first.
 Handle open(const std::string& base, const std::string& folder, std::string* reason) {
   const std::string plain = "lib" + base + ".so";
-  const std::string versioned = plain + "." + std::to_string(nv::kMajor);
-  std::vector<std::string> names;
-  if (!folder.empty()) {
-    names = {folder + "/" + versioned, folder + "/" + plain};
-  }
-  names.insert(names.end(), {versioned, plain});
+  const std::string before = folder.empty() ? "" : folder + "/";
   std::string first;
-  for (const std::string& name : names) {
+  for (const std::string& name : {before + plain + "." + std::to_string(nv::kMajor), before + plain}) {
     // Lazily: the libraries of TensorRT 8 name functions of cuBLAS and cuDNN that are never called here.
     Handle handle(dlopen(name.c_str(), RTLD_LAZY | RTLD_GLOBAL));
     if (handle) {
@@ -51,6 +48,12 @@ Handle open(const std::string& base, const std::string& folder, std::string* rea
     *reason = first;
   }
   return nullptr;
+}
+
+// The file that `address` was loaded from.
+std::string file_of(const void* address) {
+  Dl_info info{};
+  return dladdr(address, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "an unknown place";
 }
 
 template <typename Function>
@@ -69,13 +72,15 @@ using InitPlugins = bool(void* logger, const char* plugin_namespace);
 
 // A library of another minor version has other class layouts behind the same names.
 std::string checked_version(const Handle& handle) {
-  const nv::Version found = nv::decode_version(function<std::int32_t()>(handle, "getInferLibVersion")());
+  auto* const ask = function<std::int32_t()>(handle, "getInferLibVersion");
+  const nv::Version found = nv::decode_version(ask());
   const std::string text =
       std::to_string(found.major) + "." + std::to_string(found.minor) + "." + std::to_string(found.patch);
   if (found.major != nv::kMajor || found.minor != nv::kMinor) {
     const std::string expected = std::to_string(nv::kMajor) + "." + std::to_string(nv::kMinor);
-    refuse("expected TensorRT " + expected + ", which edgedet was built for, got the library of TensorRT " + text +
-           "; install TensorRT " + expected + " or build edgedet with the headers of " + text);
+    refuse("expected TensorRT " + expected + ", which edgedet was built for, got " +
+           file_of(reinterpret_cast<const void*>(ask)) + " of TensorRT " + text + "; install TensorRT " + expected +
+           " or build edgedet with the headers of " + text);
   }
   return text;
 }
@@ -87,11 +92,13 @@ class OpenLibrary final : public Library {
       : infer_(std::move(infer)),
         folder_(std::move(folder)),
         version_(checked_version(infer_)),
+        path_(file_of(dlsym(infer_.get(), "getInferLibVersion"))),
         create_runtime_(function<Create>(infer_, "createInferRuntime_INTERNAL")),
         // The library that only runs engines has no builder; make_builder says so.
         create_builder_(reinterpret_cast<Create*>(dlsym(infer_.get(), "createInferBuilder_INTERNAL"))) {}
 
   const std::string& version() const noexcept override { return version_; }
+  const std::string& path() const noexcept override { return path_; }
 
   std::unique_ptr<nvinfer1::IRuntime> make_runtime() const override {
     return create<nvinfer1::IRuntime>(create_runtime_, "runtime");
@@ -120,7 +127,7 @@ class OpenLibrary final : public Library {
   bool load_plugins() const override {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!plugins_) {
-      plugins_ = open("nvinfer_plugin", folder_, nullptr);
+      plugins_ = open("nvinfer_plugin", nullptr);
       if (plugins_) {
         static_cast<void>(function<InitPlugins>(plugins_, "initLibNvInferPlugins")(&logger(), ""));
       }
@@ -140,11 +147,17 @@ class OpenLibrary final : public Library {
     return std::unique_ptr<Object>(static_cast<Object*>(made));
   }
 
+  // From the same folder, or where the system's loader finds it.
+  Handle open(const char* base, std::string* reason) const {
+    Handle handle = tensorrt::open(base, folder_, reason);
+    return handle || folder_.empty() ? std::move(handle) : tensorrt::open(base, "", nullptr);
+  }
+
   CreateParser* parser() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!parser_) {
       std::string reason;
-      parser_ = open("nvonnxparser", folder_, &reason);
+      parser_ = open("nvonnxparser", &reason);
       if (!parser_) {
         refuse("expected libnvonnxparser of TensorRT " + version_ + ", got: " + reason +
                "; install TensorRT's ONNX parser");
@@ -173,6 +186,7 @@ class OpenLibrary final : public Library {
   Handle infer_;
   std::string folder_;
   std::string version_;
+  std::string path_;
   Create* create_runtime_;
   Create* create_builder_;
   mutable std::mutex mutex_;
@@ -183,7 +197,7 @@ class OpenLibrary final : public Library {
 
 struct State {
   std::mutex mutex;
-  std::string folder;
+  std::vector<std::string> folders{""};
   const OpenLibrary* open = nullptr;
 };
 
@@ -194,30 +208,38 @@ State& state() {
 
 }  // namespace
 
-void set_library_folder(const std::string& folder) {
-  const std::lock_guard<std::mutex> lock(state().mutex);
-  state().folder = folder;
-}
-
 const Library& library() {
   State& here = state();
   const std::lock_guard<std::mutex> lock(here.mutex);
-  if (here.open == nullptr) {
-    std::string reason;
-    // First: without a driver some versions crash as soon as a runtime is made.
-    if (frame::devices(&reason).empty()) {
-      refuse("expected a CUDA device for TensorRT, got none: " + reason +
-             "; check the driver with nvidia-smi, or use openvino");
-    }
-    Handle infer = open("nvinfer", here.folder, &reason);
-    if (!infer) {
-      refuse("expected libnvinfer.so." + std::to_string(nv::kMajor) + ", got: " + reason + "; install TensorRT " +
-             std::to_string(nv::kMajor) + "." + std::to_string(nv::kMinor) +
-             " or add its folder to the places that the system's loader knows");
-    }
-    here.open = new OpenLibrary(std::move(infer), here.folder);
+  if (here.open != nullptr) {
+    return *here.open;
   }
-  return *here.open;
+  std::string reason;
+  // First: without a driver some versions crash as soon as a runtime is made.
+  if (frame::device_count(&reason) == 0) {
+    refuse("expected a CUDA device for TensorRT, got none: " + reason +
+           "; check the driver with nvidia-smi, or use openvino");
+  }
+  std::string wrong;   // the first of another version
+  std::string absent;  // what the loader said of the first place
+  for (const std::string& folder : here.folders) {
+    Handle infer = open("nvinfer", folder, &reason);
+    if (!infer) {
+      absent = absent.empty() ? reason : absent;
+      continue;
+    }
+    try {
+      here.open = new OpenLibrary(std::move(infer), folder);
+      return *here.open;
+    } catch (const Error& error) {
+      wrong = wrong.empty() ? error.what() : wrong;  // another place may have the right one
+    }
+  }
+  const std::string version = std::to_string(nv::kMajor) + "." + std::to_string(nv::kMinor);
+  refuse(!wrong.empty()
+             ? wrong
+             : "expected libnvinfer.so." + std::to_string(nv::kMajor) + ", got: " + absent + "; install TensorRT " +
+                   version + " or add its folder to the places that the system's loader knows");
 }
 
 bool available(std::string* reason) noexcept {
@@ -237,3 +259,9 @@ bool available(std::string* reason) noexcept {
 }
 
 }  // namespace edgedet::tensorrt
+
+void edgedet::set_library_folders(const std::vector<std::string>& folders) {
+  tensorrt::State& here = tensorrt::state();
+  const std::lock_guard<std::mutex> lock(here.mutex);
+  here.folders = folders;
+}

@@ -13,6 +13,7 @@ class Library {
   virtual ~Library() = default;
 
   virtual const std::string& version() const noexcept = 0;  // e.g. "8.6.1"
+  virtual const std::string& path() const noexcept = 0;     // the file that was opened
 
   // Each throws Error(kBackend) if TensorRT gives none. They log to `logger()`.
   virtual std::unique_ptr<nvinfer1::IRuntime> make_runtime() const = 0;
@@ -24,11 +25,9 @@ class Library {
   virtual bool load_plugins() const = 0;
 };
 
-// A folder to look in before the places that the system knows. Has no effect once the library is open.
-void set_library_folder(const std::string& folder);
-
-// Opened once; a failure is tried again at the next call. Thread-safe. Throws Error(kBackend) if there is no CUDA
-// device, no library, or one of another version than the headers edgedet was built with.
+// Opened once, from the first of the places of set_library_folders that has one of the right version; a failure is
+// tried again at the next call. Thread-safe. Throws Error(kBackend) if there is no CUDA device, no library, or none of
+// the version of the headers that edgedet was built with.
 const Library& library();
 
 // Whether `library` would give one; `reason` (may be null) then says why not.

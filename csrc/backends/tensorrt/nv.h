@@ -3,8 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -241,40 +244,83 @@ inline std::shared_ptr<void> calibrate([[maybe_unused]] nvinfer1::IBuilderConfig
 #endif
 }
 
-// Told of a phase and the steps of it that are done; false stops the build. Called from any thread.
-using Progress = std::function<bool(const char* phase, std::int32_t step)>;
+// Where device memory comes from. Thread-safe.
+class MemorySource {
+ public:
+  virtual void* allocate(std::size_t bytes) noexcept = 0;  // null if there is not as much
+  virtual void free(void* memory) noexcept = 0;
+
+ protected:
+  ~MemorySource() = default;
+};
+
+// Hands it to TensorRT. `free` has another name, too, before 10.
+class Allocator final : public nvinfer1::IGpuAllocator {
+ public:
+  explicit Allocator(MemorySource& source) : source_(source) {}
+
+  void* allocate(std::uint64_t size, std::uint64_t /*alignment*/,
+                 nvinfer1::AllocatorFlags /*flags*/) noexcept override {
+    return source_.allocate(static_cast<std::size_t>(size));
+  }
+  bool deallocate(void* memory) noexcept override {
+    source_.free(memory);
+    return true;
+  }
+#if NV_TENSORRT_MAJOR < 10
+  void free(void* memory) noexcept override { source_.free(memory); }
+#endif
+
+ private:
+  MemorySource& source_;
+};
+
+// Told of a phase, how many of its steps are done and how many there are; false stops the build. Throws nothing. Called
+// from any thread.
+using Progress = std::function<bool(const char* phase, std::int32_t step, std::int32_t of)>;
 
 #if NV_TENSORRT_MAJOR >= 10
 class ProgressMonitor final : public nvinfer1::IProgressMonitor {
  public:
   explicit ProgressMonitor(Progress progress) : progress_(std::move(progress)) {}
 
-  void phaseStart(const char* /*phase*/, const char* /*parent*/, std::int32_t /*steps*/) noexcept override {}
-  bool stepComplete(const char* phase, std::int32_t step) noexcept override {
+  // Phases within phases overlap: their length is not told.
+  void phaseStart(const char* phase, const char* parent, std::int32_t steps) noexcept override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     try {
-      return progress_(phase, step);
-    } catch (...) {
-      return false;  // the caller knows what it threw; TensorRT could not pass it on
+      steps_[phase] = parent == nullptr ? steps : 0;
+    } catch (const std::exception&) {
+      return;  // out of memory: its length stays unknown
     }
+  }
+  bool stepComplete(const char* phase, std::int32_t step) noexcept override {
+    std::int32_t of = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      const auto found = steps_.find(phase);
+      of = found == steps_.end() ? 0 : found->second;
+    }
+    return progress_(phase, step + 1, of);  // steps are counted from 0
   }
   void phaseFinish(const char* /*phase*/) noexcept override {}
 
  private:
   Progress progress_;
+  std::mutex mutex_;
+  std::map<std::string, std::int32_t, std::less<>> steps_;  // by phase
 };
 #endif
 
 // Reports the build's progress: since 10. What is returned must outlive the build.
 inline std::shared_ptr<void> report([[maybe_unused]] nvinfer1::IBuilderConfig& config,
-                                    [[maybe_unused]] const Progress& progress) {
+                                    [[maybe_unused]] Progress progress) {
 #if NV_TENSORRT_MAJOR >= 10
-  if (progress) {
-    auto monitor = std::make_shared<ProgressMonitor>(progress);
-    config.setProgressMonitor(monitor.get());
-    return monitor;
-  }
-#endif
+  auto monitor = std::make_shared<ProgressMonitor>(std::move(progress));
+  config.setProgressMonitor(monitor.get());
+  return monitor;
+#else
   return nullptr;
+#endif
 }
 
 }  // namespace edgedet::tensorrt::nv

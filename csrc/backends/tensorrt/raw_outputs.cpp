@@ -65,6 +65,19 @@ RawOutputs::RawOutputs(const std::shared_ptr<const Engine>& engine, const Networ
   stream_ = cuda::make_stream();
 }
 
+std::size_t RawOutputs::device_bytes(const Engine& engine, const NetworkPorts& ports) {
+  const frame::NetworkSpec& network = ports.network;
+  const auto pixels =
+      static_cast<std::size_t>(network.preprocess.width) * static_cast<std::size_t>(network.preprocess.height);
+  const std::size_t floats = bytes_of(type_of(network.output));
+  const std::size_t row = network.form == frame::HeadForm::kLogits
+                              ? floats * (static_cast<std::size_t>(network.classes) + 4)
+                              : floats * 5 + bytes_of(network.wide_labels ? PortType::kInt64 : PortType::kInt32);
+  const std::size_t image =
+      3 * pixels * bytes_of(type_of(network.input.dtype)) + static_cast<std::size_t>(network.rows) * row;
+  return Context::device_bytes(engine, ports) + ports.max_batch * image;
+}
+
 RawOutputs::Output RawOutputs::make_output(const std::string& name, PortType type,
                                            std::vector<std::int64_t> shape) const {
   Output output;

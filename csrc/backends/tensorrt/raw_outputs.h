@@ -18,6 +18,9 @@ class RawOutputs {
  public:
   RawOutputs(const std::shared_ptr<const Engine>& engine, const NetworkPorts& ports);
 
+  // Device memory that one allocates.
+  static std::size_t device_bytes(const Engine& engine, const NetworkPorts& ports);
+
   // `input` is (batch, 3, height, width); outputs in the order of the form. Throws Error(kBackend).
   std::vector<Tensor> run(const float* input, std::size_t batch);
 

@@ -4,13 +4,24 @@
 
 namespace edgedet::tensorrt {
 
-BackendInfo probe() {
+BackendInfo probe(int /*device*/) {
   return {"tensorrt", false, std::string("this edgedet was built without TensorRT: ") + build::kTensorrt, {}};
 }
 
 std::unique_ptr<Backend> make(const ModelSpec& /*spec*/, const std::string& /*model*/,
                               const DetectorOptions& /*options*/) {
-  throw Error(ErrorKind::kBackend, probe().detail);
+  throw Error(ErrorKind::kBackend, probe(0).detail);
+}
+
+EngineInfo prepare(const ModelSpec& /*spec*/, const std::string& /*model*/, const DetectorOptions& /*options*/,
+                   const BuildProgress& /*progress*/) {
+  throw Error(ErrorKind::kBackend, probe(0).detail);
+}
+
+bool prepared(const ModelSpec& /*spec*/, const std::string& /*model*/, const DetectorOptions& /*options*/) {
+  throw Error(ErrorKind::kBackend, probe(0).detail);
 }
 
 }  // namespace edgedet::tensorrt
+
+void edgedet::set_library_folders(const std::vector<std::string>& /*folders*/) {}

@@ -2,19 +2,17 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <limits>
 #include <mutex>
 #include <shared_mutex>
 #include <string>
 #include <utility>
 
-#include "backends/tensorrt/build_options.h"
-#include "backends/tensorrt/builder.h"
 #include "backends/tensorrt/context.h"
 #include "backends/tensorrt/engine.h"
-#include "backends/tensorrt/float_layers.h"
+#include "backends/tensorrt/engine_source.h"
 #include "backends/tensorrt/gpu.h"
 #include "backends/tensorrt/library.h"
 #include "backends/tensorrt/ports.h"
@@ -29,13 +27,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kDevice = 0;
 constexpr std::size_t kMaxPaths = 64;  // of a FramePool
 constexpr double kForEver = std::numeric_limits<double>::infinity();
 
-// In throughput mode a few images share a launch, and one path uploads while another computes.
-constexpr int kThroughputBatch = 4;
-constexpr int kThroughputPaths = 2;
+constexpr int kThroughputPaths = 2;  // one uploads while another computes
 
 // Where paths begin; they grow with the first larger image.
 constexpr std::int32_t kFirstWidth = 1920;
@@ -43,86 +38,27 @@ constexpr std::int32_t kFirstHeight = 1080;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kBackend, message); }
 
-// How many frames may still be started. Who holds a permit finds a free path.
-class Permits {
- public:
-  explicit Permits(std::size_t count) : count_(count) {}
-
-  void wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    freed_.wait(lock, [this] { return count_ > 0; });
-    --count_;
-  }
-
-  bool try_take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (count_ == 0) {
-      return false;
-    }
-    --count_;
-    return true;
-  }
-
-  void give_back() noexcept {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      ++count_;
-    }
-    freed_.notify_one();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable freed_;
-  std::size_t count_;
-};
-
-// The frames of one detect call, oldest first. Whatever happens they are waited for, and their permits given back.
+// The frames of one detect call, oldest first. Whatever happens they are waited for.
 class InFlight {
  public:
-  explicit InFlight(Permits& permits) : permits_(permits) {}
-  ~InFlight() {
-    while (!empty()) {
-      drop();
-    }
-  }
-  InFlight(const InFlight&) = delete;
-  InFlight& operator=(const InFlight&) = delete;
-
   bool empty() const noexcept { return count_ == 0; }
 
-  // Takes a permit; false if there is none now and this call has frames to finish first: a call that holds paths never
-  // waits for another call's.
-  bool may_start() {
-    if (empty()) {
-      permits_.wait();
-      return true;
-    }
-    return permits_.try_take();
-  }
-
-  // With a permit that may_start took.
+  // A call that holds paths never waits for another call's: it finishes its own oldest first.
   void start(frame::FramePool& pool, const ImageView* images, std::size_t count, std::vector<Detection>* out) {
-    try {
-      Frame& frame = frames_[(first_ + count_) % frames_.size()];
-      frame.ticket = pool.submit(images, count, {}, kForEver);
-      frame.out = out;
-    } catch (...) {
-      permits_.give_back();
-      throw;
+    for (; !empty(); finish_oldest()) {
+      if (auto ticket = pool.try_submit(images, count, {})) {
+        add(std::move(*ticket), out);
+        return;
+      }
     }
-    ++count_;
+    add(pool.submit(images, count, {}, kForEver), out);
   }
 
   void finish_oldest() {
-    Frame& frame = frames_[first_];
-    try {
-      frame.ticket.wait(frame.out);
-    } catch (...) {
-      drop();
-      throw;
-    }
-    drop();
+    Frame frame = std::move(frames_[first_]);
+    first_ = (first_ + 1) % frames_.size();
+    --count_;
+    frame.ticket.wait(frame.out);
   }
 
  private:
@@ -131,71 +67,35 @@ class InFlight {
     std::vector<Detection>* out = nullptr;
   };
 
-  void drop() {
-    frames_[first_].ticket = {};  // the path first, then the right to it
-    first_ = (first_ + 1) % frames_.size();
-    --count_;
-    permits_.give_back();
+  // There are no more paths than room.
+  void add(frame::FramePool::Ticket ticket, std::vector<Detection>* out) {
+    frames_[(first_ + count_) % frames_.size()] = {std::move(ticket), out};
+    ++count_;
   }
 
-  Permits& permits_;
   std::array<Frame, kMaxPaths> frames_;
   std::size_t first_ = 0;
   std::size_t count_ = 0;
 };
 
-// A file of a precision for this backend has its types spelt out; one for every backend is in float32.
-Precision precision_of(const ModelSpec& spec, const std::string& precision) {
-  const auto files = spec.models.find(precision);
-  if (files != spec.models.end() && files->second.count("tensorrt") != 0) {
-    return Precision::kTyped;
-  }
-  if (precision == "int8") {
-    // TensorRT takes unsigned Q/DQ for signed: such a file builds, and is wrong.
-    throw Error(ErrorKind::kBundle, spec.folder +
-                                        ": expected an int8 model for TensorRT, got one for other backends; make one "
-                                        "with \"python -m calibration quantize --backend tensorrt\"");
-  }
-  return precision == "fp16" ? Precision::kFp16 : Precision::kFp32;
-}
-
-BuildOptions build_options(const ModelSpec& spec, const DetectorOptions& options) {
-  BuildOptions build;
-  build.device = kDevice;
-  build.precision = precision_of(spec, options.precision);
-  if (options.mode == PerformanceMode::kThroughput) {
-    build.opt_batch = build.max_batch = kThroughputBatch;
-  }
-  build.outputs = spec.form == OutputForm::kLogitsBoxes
-                      ? std::vector<std::string>{spec.logits, spec.boxes}
-                      : std::vector<std::string>{spec.labels, spec.boxes, spec.scores};
-  if (options.precision == "fp16" && !nv::kHasStrongTyping) {
-    build.float_layers = read_float_layers(spec.folder);
-  }
-  return build;
-}
-
-std::shared_ptr<const Engine> open_engine(const ModelSpec& spec, const std::string& model,
-                                          const DetectorOptions& options, const Gpu& gpu) {
-  const BuildOptions settings = build_options(spec, options);
-  EngineKey key;
-  key.add("onnx", model_file(spec, model).sha256).add("tensorrt", library().version()).add("gpu", gpu.name);
-  key.add("capability", std::to_string(gpu.major) + "." + std::to_string(gpu.minor)).add("driver", gpu.driver_major);
-  key.add("options", canonical_text(settings));
-  const std::vector<char> plan = load_or_build(key, options.cache_dir, [&] { return build(model, settings); });
-  return std::make_shared<Engine>(plan.data(), plan.size(), kDevice, model);
+std::shared_ptr<const Engine> open_engine(const EngineSource& source, const std::string& model,
+                                          const EngineOptions& options, EngineInfo& info,
+                                          const BuildProgress& progress) {
+  const std::vector<char> plan = source.plan(info, progress);
+  return std::make_shared<Engine>(plan.data(), plan.size(), options.device, model,
+                                  static_cast<std::size_t>(options.memory_limit_mb) << 20U);
 }
 
 class TensorrtBackend final : public Backend {
  public:
   TensorrtBackend(const ModelSpec& spec, const std::string& model, const DetectorOptions& options)
-      : gpu_(describe_gpu(kDevice)),
-        engine_(open_engine(spec, model, options, gpu_)),
+      : device_(options.engine.device),
+        gpu_(describe_gpu(device_)),
+        engine_(open_engine(EngineSource(spec, model, options, gpu_), model, options.engine, info_, nullptr)),
         ports_(check_ports(engine_->ports(), spec, model)),
         paths_(options.requests > 0 ? std::min<std::size_t>(static_cast<std::size_t>(options.requests), kMaxPaths)
                : options.mode == PerformanceMode::kThroughput ? kThroughputPaths
-                                                              : 1),
-        permits_(paths_) {
+                                                              : 1) {
     decode_.top_k = options.max_detections;
     decode_.score_threshold = options.score_threshold;
     make_pool(kFirstWidth, kFirstHeight);
@@ -206,11 +106,8 @@ class TensorrtBackend final : public Backend {
   void detect(const ImageView* images, std::size_t count, std::vector<Detection>* out, StageTimes& times) override {
     const auto begin = Clock::now();
     const std::shared_lock<std::shared_mutex> lock = pool_for(images, count);
-    InFlight flying(permits_);
+    InFlight flying;
     for (std::size_t done = 0; done < count;) {
-      while (!flying.may_start()) {
-        flying.finish_oldest();
-      }
       const std::size_t batch = std::min(count - done, ports_.max_batch);
       flying.start(*pool_, images + done, batch, out + done);
       done += batch;
@@ -224,6 +121,10 @@ class TensorrtBackend final : public Backend {
   std::vector<Tensor> infer(const float* input, std::size_t batch) override {
     const std::lock_guard<std::mutex> lock(raw_mutex_);
     if (!raw_) {
+      const std::shared_lock<std::shared_mutex> shared(pool_mutex_);
+      const std::size_t bytes = RawOutputs::device_bytes(*engine_, ports_);
+      engine_->memory().set_aside(pool_bytes_ + bytes, "frame paths and the network alone");
+      raw_bytes_ = bytes;
       raw_ = std::make_unique<RawOutputs>(engine_, ports_);
     }
     return raw_->run(input, batch);
@@ -261,6 +162,7 @@ class TensorrtBackend final : public Backend {
 
   int threads() const noexcept override { return 1; }
   int requests() const noexcept override { return static_cast<int>(paths_); }
+  EngineInfo engine() const override { return info_; }
 
  private:
   bool fits(const ImageView* images, std::size_t count) const {
@@ -297,7 +199,7 @@ class TensorrtBackend final : public Backend {
 
   void make_pool(std::int32_t width, std::int32_t height) {
     frame::FrameOptions options;
-    options.device = kDevice;
+    options.device = device_;
     options.max_batch = ports_.max_batch;
     options.max_width = width;
     options.max_height = height;
@@ -315,24 +217,28 @@ class TensorrtBackend final : public Backend {
     height_ = height;
   }
 
-  void check_memory(const frame::FrameOptions& options) const {
+  void check_memory(const frame::FrameOptions& options) {
     const std::size_t frames = frame::FramePath::memory_of(ports_.network, options).device;
     const std::size_t context = Context::device_bytes(*engine_, ports_);
     const std::size_t needed = paths_ * (frames + context);
+    const std::string what = std::to_string(paths_) + " frame paths (of each, " + std::to_string(context) +
+                             " bytes for the network and " + std::to_string(frames) + " for images of " +
+                             std::to_string(options.max_width) + "x" + std::to_string(options.max_height) + ")";
+    engine_->memory().set_aside(raw_bytes_ + needed, what);
     std::size_t free = 0;
     std::size_t total = 0;
-    const cuda::DeviceScope scope(kDevice);
+    const cuda::DeviceScope scope(device_);
     cuda::check_cuda(cudaMemGetInfo(&free, &total), "ask for free memory");
     if (needed > free) {
-      refuse("expected " + std::to_string(needed) + " bytes of free device memory for " + std::to_string(paths_) +
-             " frame paths (of each, " + std::to_string(context) + " for the network and " + std::to_string(frames) +
-             " for images of " + std::to_string(options.max_width) + "x" + std::to_string(options.max_height) +
-             "), got " + std::to_string(free) +
-             "; lower requests, send smaller images or close what else uses the GPU");
+      refuse("expected " + std::to_string(needed) + " bytes of free device memory for " + what + ", got " +
+             std::to_string(free) + "; lower requests, send smaller images or close what else uses the GPU");
     }
+    pool_bytes_ = needed;
   }
 
+  int device_;
   Gpu gpu_;
+  EngineInfo info_;
   std::shared_ptr<const Engine> engine_;
   NetworkPorts ports_;
   ops::DecodeOptions decode_;
@@ -342,8 +248,9 @@ class TensorrtBackend final : public Backend {
   std::shared_mutex pool_mutex_;  // shared: frames are in flight; else the pool is replaced
   std::int32_t width_ = kFirstWidth;
   std::int32_t height_ = kFirstHeight;
+  std::size_t pool_bytes_ = 0;  // of device memory
+  std::atomic<std::size_t> raw_bytes_{0};
   std::unique_ptr<frame::FramePool> pool_;
-  Permits permits_;
 };
 
 // Tensor cores or at least paired instructions for half precision from 5.3, dot products of int8 from 6.1; a few
@@ -362,14 +269,15 @@ std::vector<std::string> precisions_of(const Gpu& gpu) {
 
 }  // namespace
 
-BackendInfo probe() {
+BackendInfo probe(int device) {
   std::string reason;
   if (!available(&reason)) {
     return {"tensorrt", false, reason, {}};
   }
   try {
-    const Gpu gpu = describe_gpu(kDevice);
-    return {"tensorrt", true, "TensorRT " + library().version() + " on " + gpu.name, precisions_of(gpu)};
+    const Gpu gpu = describe_gpu(device);
+    return {"tensorrt", true, "TensorRT " + library().version() + " (" + library().path() + ") on " + gpu.name,
+            precisions_of(gpu)};
   } catch (const Error& error) {
     return {"tensorrt", false, error.what(), {}};
   }
@@ -377,6 +285,20 @@ BackendInfo probe() {
 
 std::unique_ptr<Backend> make(const ModelSpec& spec, const std::string& model, const DetectorOptions& options) {
   return std::make_unique<TensorrtBackend>(spec, model, options);
+}
+
+EngineInfo prepare(const ModelSpec& spec, const std::string& model, const DetectorOptions& options,
+                   const BuildProgress& progress) {
+  const EngineSource source(spec, model, options, describe_gpu(options.engine.device));
+  EngineInfo info;
+  // Opened, too: an engine that cannot be used is to be known now.
+  const auto engine = open_engine(source, model, options.engine, info, progress);
+  static_cast<void>(check_ports(engine->ports(), spec, model));
+  return info;
+}
+
+bool prepared(const ModelSpec& spec, const std::string& model, const DetectorOptions& options) {
+  return EngineSource(spec, model, options, describe_gpu(options.engine.device)).kept();
 }
 
 }  // namespace edgedet::tensorrt

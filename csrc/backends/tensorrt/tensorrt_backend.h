@@ -8,7 +8,10 @@
 
 namespace edgedet::tensorrt {
 
-BackendInfo probe();
+BackendInfo probe(int device);
 std::unique_ptr<Backend> make(const ModelSpec& spec, const std::string& model, const DetectorOptions& options);
+EngineInfo prepare(const ModelSpec& spec, const std::string& model, const DetectorOptions& options,
+                   const BuildProgress& progress);
+bool prepared(const ModelSpec& spec, const std::string& model, const DetectorOptions& options);
 
 }  // namespace edgedet::tensorrt

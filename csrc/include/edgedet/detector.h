@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "edgedet/engine.h"
 #include "edgedet/error.h"
 #include "edgedet/inspect.h"
 #include "edgedet/types.h"
@@ -33,6 +34,18 @@ struct DetectorOptions {
   float score_threshold = 0.F;  // rows below it are left out
   int max_detections = 0;       // 0 = the model's own
   std::string cache_dir;        // where engines that were built for this device are kept; empty: nowhere
+  EngineOptions engine;
+};
+
+// What a detector runs.
+struct RunInfo {
+  ModelInfo model;
+  std::string backend;    // the name of the one that runs
+  std::string precision;  // "fp32", "bf16", "fp16" or "int8", the one that runs
+  std::string device;     // device and library version, for people and reports
+  int threads = 0;        // CPU threads in use
+  int requests = 0;       // parallel inference requests in use
+  EngineInfo engine;
 };
 
 // What a backend is and whether it can run here.
@@ -56,16 +69,26 @@ class Detector {
   Detector(Detector&&) noexcept;
   Detector& operator=(Detector&&) noexcept;
 
-  const ModelInfo& info() const noexcept;
-  const std::string& backend() const noexcept;    // the name of the one that runs
-  const std::string& precision() const noexcept;  // "fp32", "bf16", "fp16" or "int8", the one that runs
-  std::string device() const;                     // device and library version, for people and reports
-  int threads() const noexcept;                   // CPU threads in use
-  int requests() const noexcept;                  // parallel inference requests in use
+  // Replaces what runs by another bundle, with the options of before or others. It is made first, beside the old one,
+  // and exchanged at once when it is ready: calls under way end on the old one, which is then freed. If it cannot be
+  // made, an Error is thrown and the old one goes on. Swaps from several threads follow one another.
+  void swap(const std::string& bundle);
+  void swap(const std::string& bundle, const DetectorOptions& options);
 
-  // out[i] holds the detections of images[i], best first. Throws Error; `times` may be null.
-  void detect(const ImageView* images, std::size_t count, std::vector<std::vector<Detection>>& out,
-              StageTimes* times = nullptr) const;
+  // What runs now: values that belong together, and stay as they are when something else is swapped in.
+  std::shared_ptr<const RunInfo> running() const;
+
+  // The same, one by one.
+  ModelInfo info() const { return running()->model; }
+  std::string backend() const { return running()->backend; }
+  std::string precision() const { return running()->precision; }
+  std::string device() const { return running()->device; }
+  int threads() const { return running()->threads; }
+  int requests() const { return running()->requests; }
+
+  // out[i] holds the detections of images[i], best first. Returns what ran; `times` may be null. Throws Error.
+  std::shared_ptr<const RunInfo> detect(const ImageView* images, std::size_t count,
+                                        std::vector<std::vector<Detection>>& out, StageTimes* times = nullptr) const;
 
   // The network alone, for comparing engines: the outputs that model.json names. `input` is (batch, 3, height, width)
   // as preprocess gives.

@@ -23,6 +23,13 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """Options that decide where and how the bundle runs."""
+    add_where_options(parser).add_argument(
+        "--threads", type=whole_number, default=0, metavar="N", help="CPU threads (default: all this process may use)"
+    )
+
+
+def add_where_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Those that decide which engine runs; the group, for more of them."""
     group = parser.add_argument_group("where and how it runs")
     names = [backend["name"] for backend in _core.backends()]
     group.add_argument(
@@ -38,14 +45,12 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
         help="default: auto, what 'calibration verify' recorded as best for the backend, else fp32",
     )
     group.add_argument(
-        "--threads", type=whole_number, default=0, metavar="N", help="CPU threads (default: all this process may use)"
-    )
-    group.add_argument(
         "--mode",
         default="latency",
         choices=["latency", "throughput"],
         help="latency: one frame at a time, as fast as possible (default); throughput: several side by side",
     )
+    return group
 
 
 def open_detector(arguments: argparse.Namespace, *, score_threshold: float = 0.0) -> Detector:

@@ -42,6 +42,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         backend=request["backend"],
         precision=request["precision"],
         threads=request["threads"],
+        calibrator=request["calibrator"],
     )
     detector, paths = made.detector, request["images"]
     for path in paths[:_WARM_UP]:

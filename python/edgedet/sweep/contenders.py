@@ -10,6 +10,7 @@ from typing import Any
 from edgedet import _core
 from edgedet._core import BackendError, InvalidInputError
 from edgedet.bundle import load_model_json
+from edgedet.known_bad.check import installed_version
 from edgedet.verdict import HALVES, model_file
 
 FP32 = "FP32"
@@ -107,9 +108,12 @@ def _halves(bundle: Path, spec: Mapping[str, Any], backend: Mapping[str, Any], f
 
 
 def _calibrator(bundle: Path, backend: Mapping[str, Any], float_file: str) -> Contender:
-    reason = "this edgedet builds no engines with a calibrator of TensorRT"
+    reason = ""
+    version = installed_version(backend)
     if "int8" not in backend["precisions"]:
         reason = f"this device does not compute in int8, but in {', '.join(backend['precisions'])}"
+    elif version is not None and version >= (11,):
+        reason = f"TensorRT {'.'.join(map(str, version))} has no calibrators; the row of Q/DQ is its int8"
     return Contender(
         name="INT8 (calibrator)", bundle=bundle, precision="int8", file=float_file, calibrator=True, reason=reason
     )

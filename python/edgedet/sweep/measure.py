@@ -92,6 +92,7 @@ class Measurements:
                 "backend": self._backend["name"],
                 "precision": contender.precision,
                 "threads": self._threads,
+                "calibrator": contender.calibrator,
                 "images": [str(image) for image in self._images],
                 "out": str(path),
             }
@@ -116,6 +117,7 @@ class Measurements:
                     backend=self._backend["name"],
                     precision=contender.precision,
                     threads=self._threads,
+                    calibrator=contender.calibrator,
                 ).detector
                 for contender in contenders
             ]

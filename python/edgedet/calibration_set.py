@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedet import InvalidInputError, read_image
+from edgedet._core import InvalidInputError, preprocess
 from edgedet.bundle import sha256_of
+from edgedet.images import read_image
 
 FORMAT: Final = "edgedet.calibration"
 VERSION: Final = 1
@@ -152,3 +156,63 @@ def read_record(bundle: Path) -> dict[str, object]:
     if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("version") != VERSION:
         raise InvalidInputError(f"{path}: expected {FORMAT} version {VERSION}, got something else; run `sample` again")
     return record
+
+
+def network_input(image: npt.NDArray[np.uint8], spec: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The runtime's own preprocessing of an (H, W, 3) RGB image: (3, height, width) float32."""
+    how = spec["input"]
+    tensor: npt.NDArray[np.float32] = preprocess(
+        image,
+        width=how["width"],
+        height=how["height"],
+        resize=how["resize"],
+        filter=how["filter"],
+        channels=how["channels"],
+        mean=tuple(how["mean"]),
+        std=tuple(how["std"]),
+        pad_value=how["pad_value"],
+    )
+    return tensor
+
+
+class CalibrationFeed:
+    """The recorded images of a bundle as a calibrator takes them, read when they are asked for.
+
+    Attributes:
+        digest: of the images and how they are prepared.
+        count: number of images.
+    """
+
+    def __init__(self, bundle: Path, spec: Mapping[str, Any], folder: Path | None) -> None:
+        """Reads the record.
+
+        folder: of the images, where it is not the recorded one.
+
+        Raises:
+            InvalidInputError: there is no record or it is damaged.
+        """
+        sample = read_sample(bundle)
+        self._spec = spec
+        self._folder = folder or Path(sample.directory)
+        self._left = iter(sample.images)
+        self.count = len(sample.images)
+        content = {"images": [image.sha256 for image in sample.images], "input": spec["input"]}
+        self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def __call__(self, values: int) -> npt.NDArray[np.float32] | None:
+        """The next batch, (N, 3, height, width) float32 of ``values`` numbers; None if fewer images are left.
+
+        Raises:
+            InvalidInputError: a file is missing or was changed, or the network's input is not that of model.json.
+        """
+        how = self._spec["input"]
+        batch, rest = divmod(values, 3 * how["height"] * how["width"])
+        if rest:
+            raise InvalidInputError(
+                f"expected a network with input {how['width']}x{how['height']} as in model.json, got one whose input "
+                f"has {values} values; correct the size in model.json"
+            )
+        images = list(islice(self._left, batch))
+        if len(images) < batch:
+            return None
+        return np.stack([network_input(read_checked(self._folder, image), self._spec) for image in images])
