@@ -64,7 +64,8 @@ template <typename T>
 KernelCall plan_type(const DeformableSpec& spec, const DeformableTensors& tensors, std::size_t images,
                      std::size_t queries) {
   const auto fits = [&](std::size_t bytes) {
-    const auto places = reinterpret_cast<std::uintptr_t>(tensors.values) | reinterpret_cast<std::uintptr_t>(tensors.out);
+    const auto places =
+        reinterpret_cast<std::uintptr_t>(tensors.values) | reinterpret_cast<std::uintptr_t>(tensors.out);
     return (places | static_cast<std::size_t>(spec.channels) * sizeof(T)) % bytes == 0;
   };
   if (fits(16)) {

@@ -17,7 +17,8 @@ struct DeformableLevel {
   std::int32_t points = 1;  // sampling points of a head in it
 };
 
-// What is fixed about an attention. A ray is one sampling point of one head: point 0 to P - 1 of head 0, then of head 1.
+// What is fixed about an attention. A ray is one sampling point of one head: point 0 to P - 1 of head 0, then of
+// head 1.
 struct DeformableSpec {
   std::int32_t heads = 1;
   std::int32_t channels = 1;  // of a head
@@ -45,8 +46,8 @@ void check_spec(const DeformableSpec& spec);
 struct DeformableTensors {
   const void* projection;  // (images, queries, 3 * rays): x offsets, y offsets, logits of the weights
   const float* boxes;      // (images, queries, 4) cxcywh in [0, 1]
-  const void* values;      // (images, rows, channels): the cells of all levels; in a cell the layers, in those the heads
-  void* out;               // (images, queries, heads * channels)
+  const void* values;  // (images, rows, channels): the cells of all levels; in a cell the layers, in those the heads
+  void* out;           // (images, queries, heads * channels)
 };
 
 // The launch that writes, for each query and head,

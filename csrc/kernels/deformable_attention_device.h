@@ -1,9 +1,9 @@
 // The kernel of deformable_attention_cuda.cu: softmax, locations, bilinear gather and weighted sum in one launch.
 //
-// A ray is one sampling point of one head. A block takes a few queries: first a thread a ray finds the four cells around
-// its location and their shares, into shared memory; then a group of kSplit threads takes a few channels of a head,
-// each of them every kSplit-th point, and adds up what they read. Softmax is divided out at the end, by the sum of what
-// the group used, so one barrier suffices.
+// A ray is one sampling point of one head. A block takes a few queries: first a thread a ray finds the four cells
+// around its location and their shares, into shared memory; then a group of kSplit threads takes a few channels of a
+// head, each of them every kSplit-th point, and adds up what they read. Softmax is divided out at the end, by the sum
+// of what the group used, so one barrier suffices.
 #pragma once
 
 #include <cstdint>
