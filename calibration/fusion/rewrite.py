@@ -62,13 +62,13 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
     graph = Graph(fused)
-    types = element_types(fused)
     found = [entry for node in fused.graph.node if (entry := _find(graph, node)) is not None]
     if not found:
         raise ModelError(
             "expected deformable attention that samples by gathers, got a model without; export it with "
             "sampling='gather'"
         )
+    types = element_types(model)
     nodes = {entry.out: _replacement(graph, types, entry, _proven(graph, types, entry)) for entry in found}
     kept = []
     for node in fused.graph.node:
