@@ -14,11 +14,23 @@ from calibration.graph import Graph
 from calibration.sampling import Sample, read_checked
 from edgedet import ModelError, preprocess
 
+_FUSED = ".fused.onnx"
+
 
 def float_model(spec: Mapping[str, Any], backend: str) -> str:
-    """File name of the float model that `backend` runs."""
+    """File name of the float model that `backend` runs, in standard operators."""
     files: Mapping[str, str] = spec["models"]["fp32"]
-    return files[backend] if backend in files else files["*"]
+    return unfused_name(files[backend] if backend in files else files["*"])
+
+
+def fused_name(name: str) -> str:
+    """Name of the file with fused attention (`calibration.fusion`) that is made of the file `name`."""
+    return f"{name.removesuffix('.onnx')}{_FUSED}"
+
+
+def unfused_name(name: str) -> str:
+    """Name of the file that one with fused attention was made of; of others their own."""
+    return f"{name.removesuffix(_FUSED)}.onnx" if name.endswith(_FUSED) else name
 
 
 def network_input(image: npt.NDArray[np.uint8], spec: Mapping[str, Any]) -> npt.NDArray[np.float32]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +144,7 @@ def test_the_kernel_is_torchs_attention(device: Device, name: str) -> None:
 # The rewrite
 
 
-def run_fused(
-    model: onnx.ModelProto, source: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]
-) -> list[NDArray[Any]]:
+def run_fused(model: onnx.ModelProto, source: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
     """Run a fused model: its operators in NumPy, the parts between them in onnxruntime."""
     known = dict(feed)
     types = types_of(model, source)
@@ -254,9 +256,7 @@ def test_detections_on_photos(shared: Path, tmp_path: Path, variant: Variant, we
     close(run_fused(fused, made.model, {"images": images}), wanted, pixels=3.0, score=0.05, side=side)
 
 
-def close(
-    got: list[NDArray[Any]], wanted: list[NDArray[Any]], *, pixels: float, score: float, side: int
-) -> None:
+def close(got: list[NDArray[Any]], wanted: list[NDArray[Any]], *, pixels: float, score: float, side: int) -> None:
     """Every confident query of one is among those of the other."""
     compared = 0
     for logits, boxes, their_logits, their_boxes in zip(*got, *wanted, strict=True):
@@ -284,3 +284,59 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
         fuse(source)
     with pytest.raises(ModelError, match="samples by gathers, got a model without"):
         fuse(fuse(onnx.load(tmp_path / "model.onnx"))[0])
+
+
+# A parser of TensorRT
+
+_PARSE = """
+import json, os, sys
+import numpy as np
+import tensorrt_rtx_bindings as trt
+
+names = ("heads", "channels", "layers", "layer", "heights", "widths", "points")
+
+class Creator(trt.IPluginCreatorV3One):
+    def __init__(self):
+        trt.IPluginCreatorV3One.__init__(self)
+        self.name, self.plugin_version, self.plugin_namespace = "EdgedetDeformableAttention", "1", ""
+        fields = [trt.PluginField(name, np.array([], np.int32), trt.PluginFieldType.INT32) for name in names]
+        self.field_names = trt.PluginFieldCollection(fields)
+
+    def create_plugin(self, name, fields, phase):
+        assert all(field.type == trt.PluginFieldType.INT32 for field in fields)
+        print(json.dumps({field.name: [int(number) for number in field.data] for field in fields}), flush=True)
+        os._exit(0)  # the plugin itself is C++
+
+class Log(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+
+    def log(self, severity, message):
+        pass
+
+log = Log()
+builder = trt.Builder(log)
+creator = Creator()
+assert trt.get_plugin_registry().register_creator(creator, "")
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, log)
+parser.parse(open(sys.argv[1], "rb").read())
+sys.exit(f"no plugin was asked for: {[parser.get_error(i).desc() for i in range(parser.num_errors)]}")
+"""
+
+
+def test_a_parser_finds_the_plugin_and_its_attributes(tmp_path: Path) -> None:
+    """By operator and version, whatever the domain; attributes arrive as int32."""
+    reason = "no tensorrt_rtx: pip install --no-deps tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings==1.7.1.116"
+    pytest.importorskip("tensorrt_rtx_bindings", reason=reason)
+    model = build(small_config("dfine-s"))
+    shaken(model)
+    fused, _ = fuse(onnx.load(export_onnx(model, tmp_path / "model.onnx", sampling="gather")))
+    onnx.save(fused, tmp_path / "fused.onnx")
+    run = subprocess.run(
+        [sys.executable, "-c", _PARSE, str(tmp_path / "fused.onnx")], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    got = json.loads(run.stdout)
+    wanted = attributes(operators(fused)[0])
+    assert got == {name: list(np.atleast_1d(value)) for name, value in asdict(wanted).items()}

@@ -27,7 +27,21 @@ from edgedet import ModelError
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 # What lies between the linear layer, the boxes and the gather.
 _ARITHMETIC = {
-    *("Abs", "Add", "Cast", "Clip", "Constant", "Floor", "Max", "Min", "Mul", "ReduceSum", "Relu", "Reshape", "Softmax"),
+    *(
+        "Abs",
+        "Add",
+        "Cast",
+        "Clip",
+        "Constant",
+        "Floor",
+        "Max",
+        "Min",
+        "Mul",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Softmax",
+    ),
     *("Split", "Squeeze", "Sub", "Unsqueeze"),
 }
 _QUERIES = 5  # of the comparison; images are two
@@ -46,7 +60,7 @@ class _Found:
     attentions: list[Attention]
 
 
-class _Other(Exception):
+class _OtherError(Exception):
     """This is no attention of ours."""
 
 
@@ -90,7 +104,7 @@ def _find(graph: Graph, gather: onnx.NodeProto) -> _Found | None:
         return None
     try:
         return _Finder(graph, gather).found()
-    except _Other:
+    except _OtherError:
         return None
 
 
@@ -106,17 +120,15 @@ class _Finder:
         rows = self._after(self._gather, "Reshape")
         product = self._after(rows, "MatMul")
         last = self._after(product, "Reshape")
-        shape = self._constant(rows.input[1])  # (-1, Q, heads, 4 * points, channels)
-        steps_shape = 5
-        if shape.shape != (steps_shape,) or len(self._graph.consumers.get(last.output[0], [])) == 0:
-            raise _Other
-        queries, heads, cells, channels = (int(side) for side in shape[1:])
+        shape = self._constant(rows.input[1]).tolist()
+        if len(shape) != len(("images", "queries", "heads", "cells", "channels")):
+            raise _OtherError
+        _, self._queries, heads, cells, channels = shape
         self._rays = heads * cells // 4
-        self._queries = queries
         front = [self._gather.input[1], *(name for name in product.input if name not in self._between)]
         self._walk(front)
         if any(len(names) != 1 for names in self._ends.values()):
-            raise _Other
+            raise _OtherError
         nodes = [node for node in self._graph.model.graph.node if id(node) in self._nodes]
         return _Found(
             self._source(next(iter(self._ends["projection"]))),
@@ -124,7 +136,7 @@ class _Finder:
             self._source(self._gather.input[0]),
             last.output[0],
             nodes,
-            queries,
+            self._queries,
             list(self._attentions(heads, channels)),
         )
 
@@ -137,12 +149,12 @@ class _Finder:
         self._nodes[id(node)] = node
         readers = self._graph.consumers.get(node.output[0], [])
         if len(readers) != 1:
-            raise _Other
+            raise _OtherError
         reader = readers[0][0]
         if reader.op_type == "Cast" and attribute(reader, "to") in _FLOATS:
             return self._after(reader, kind)
         if reader.op_type != kind:
-            raise _Other
+            raise _OtherError
         self._nodes[id(reader)] = reader
         return reader
 
@@ -153,12 +165,12 @@ class _Finder:
             node = self._graph.producers.get(name)
             if node is None:
                 if name not in self._graph.constants:
-                    raise _Other
+                    raise _OtherError
                 continue
             if id(node) in self._nodes:
                 continue
             if node.op_type not in _ARITHMETIC:
-                raise _Other
+                raise _OtherError
             self._nodes[id(node)] = node
             if node.op_type == "Split" and list(self._split(node)) == [2 * self._rays, self._rays]:
                 self._ends["projection"].add(node.input[0])
@@ -172,7 +184,7 @@ class _Finder:
 
     def _constant(self, name: str) -> npt.NDArray[np.generic]:
         if name not in self._graph.constants:
-            raise _Other
+            raise _OtherError
         return self._graph.constants[name]
 
     def _source(self, name: str) -> str:
@@ -184,8 +196,9 @@ class _Finder:
         return name
 
     def _attentions(self, heads: int, channels: int) -> Iterable[Attention]:
-        """What the constants may mean: the rows of a ray's four cells, first + stride * (0, 1, width, width + 1), and
-        the size of its map, in a constant of width and height.
+        """What the constants may mean.
+
+        There are the rows of a ray's four cells, first + stride * (0, 1, width, width + 1), and the size of its map.
         """
         read = {name for node in self._nodes.values() for name in node.input}
         arrays = [self._graph.constants[name].astype(np.float64) for name in sorted(read & set(self._graph.constants))]
@@ -238,8 +251,8 @@ def _proven(graph: Graph, types: dict[str, int], found: _Found) -> Attention:
         if got.shape == wanted.shape and np.abs(got - wanted.astype(np.float32)).max() <= tolerance:
             return attention
     raise ModelError(
-        f"expected deformable attention as training.export writes it behind '{found.projection}', got one that the fused "
-        "operator does not compute; report it, and use the model as it is"
+        f"expected deformable attention as training.export writes it behind '{found.projection}', got one that the "
+        "fused operator does not compute; report it, and use the model as it is"
     )
 
 
@@ -279,9 +292,7 @@ def _casts_of(
     return found
 
 
-def _replacement(
-    graph: Graph, types: dict[str, int], found: _Found, attention: Attention
-) -> list[onnx.NodeProto]:
+def _replacement(graph: Graph, types: dict[str, int], found: _Found, attention: Attention) -> list[onnx.NodeProto]:
     """The node, with casts where the operator wants other types: float32 boxes, all else as the values are."""
     nodes: list[onnx.NodeProto] = []
     base = graph.producers[found.out].name.rpartition(".")[0]

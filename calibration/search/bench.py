@@ -135,22 +135,7 @@ class Bench:
 
     def times(self, engines: Sequence[Detector], *, seconds: float) -> list[Time]:
         """Time engines by turns, each image by each of them, so that a change in the machine's speed meets all."""
-        contenders = [self._float, *engines]
-        frames = self._probe[:_TIMED_IMAGES]
-        taken: list[list[float]] = [[] for _ in contenders]
-        for engine in contenders:
-            engine(frames[0])
-        end = time.perf_counter() + seconds
-        turn = 0
-        while turn < _LEAST_PAIRS or time.perf_counter() < end:
-            frame = frames[turn % len(frames)]
-            order = range(len(contenders)) if turn % 2 else reversed(range(len(contenders)))
-            for position in order:
-                start = time.perf_counter()
-                contenders[position](frame)
-                taken[position].append((time.perf_counter() - start) * 1e3)
-            turn += 1
-        medians = [float(np.median(values)) for values in taken]
+        medians = medians_by_turns([self._float, *engines], self._probe[:_TIMED_IMAGES], seconds=seconds)
         return [Time(median / medians[0], median, medians[0]) for median in medians[1:]]
 
     def loss(self, engine: Detector, progress: Callable[[int, int], None]) -> Loss:
@@ -170,6 +155,26 @@ class Bench:
             found.append(engine(read_image(path)))
             progress(number + 1, len(self._paths))
         return found
+
+
+def medians_by_turns(
+    contenders: Sequence[Detector], frames: Sequence[npt.NDArray[np.uint8]], *, seconds: float
+) -> list[float]:
+    """Milliseconds a frame of each engine, all of them in every turn, in changing order."""
+    taken: list[list[float]] = [[] for _ in contenders]
+    for engine in contenders:
+        engine(frames[0])
+    end = time.perf_counter() + seconds
+    turn = 0
+    while turn < _LEAST_PAIRS or time.perf_counter() < end:
+        frame = frames[turn % len(frames)]
+        order = range(len(contenders)) if turn % 2 else reversed(range(len(contenders)))
+        for position in order:
+            start = time.perf_counter()
+            contenders[position](frame)
+            taken[position].append((time.perf_counter() - start) * 1e3)
+        turn += 1
+    return [float(np.median(values)) for values in taken]
 
 
 def divergence(reference: Iterable[Detections], other: Iterable[Detections]) -> float:
