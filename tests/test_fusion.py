@@ -22,11 +22,14 @@ from onnx import TensorProto
 from test_deploy import small_config
 from test_models import shaken
 
-from calibration.collect import CollectOptions
+from calibration.collect import CollectOptions, collect
 from calibration.fusion.operator import DOMAIN, OPERATOR, Attention, attend
 from calibration.fusion.rewrite import fuse
 from calibration.graph import Graph, attribute, prepare
 from calibration.half import HalfOptions, half
+from calibration.observers import observe
+from calibration.placement import PlacementOptions, Scope, place
+from calibration.render import measured, render
 from calibration.typed import element_types
 from edgedet import ModelError, preprocess, read_image
 from training.export import export_onnx
@@ -189,6 +192,7 @@ def run_part(
     whole = onnx.helper.make_model(part, opset_imports=opsets, ir_version=model.ir_version)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = {value.name for value in session.get_inputs()}
     results: list[NDArray[Any]] = session.run(wanted, {name: known[name] for name in known if name in names})
@@ -217,6 +221,29 @@ def test_networks_stay_what_they_are(tmp_path: Path, name: str) -> None:
         for ours, theirs in zip(run_fused(fused, graph, {"images": images}), wanted, strict=True):
             assert np.abs(ours - theirs).max() < 1e-3
     assert onnx.load(path) == source, "the model that is given does not change"
+
+
+@pytest.mark.parametrize("scope", ["conv", "all"])
+def test_a_quantised_network(tmp_path: Path, scope: Scope) -> None:
+    model = build(small_config("atto"))
+    shaken(model)
+    graph = prepare(onnx.load(export_onnx(model, tmp_path / "model.onnx", sampling="gather")))
+    placement = place(graph, PlacementOptions(scope=scope))
+    images = torch.rand(2, 3, 96, 64).numpy()
+    tensors = measured(graph, placement, "tensorrt")
+    seen = collect(graph.model, tensors, lambda: [{"images": images}], options=CollectOptions(threads=1))
+    ranges = {name: observe(entry.histogram, "minmax") for name, entry in seen.items()}
+    rendered = render(graph, placement, ranges, "tensorrt")
+    fused, count = fuse(rendered)
+    assert count == 3
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(rendered.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"images": images})
+    for ours, theirs in zip(run_fused(fused, rendered, {"images": images}), wanted, strict=True):
+        # A value at the edge of a step may round the other way.
+        assert np.quantile(np.abs(ours - theirs), 0.9) < 1e-2
+        assert ours.shape == theirs.shape
 
 
 @pytest.mark.slow

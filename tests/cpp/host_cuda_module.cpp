@@ -45,8 +45,8 @@ EXPORTED int test_download(void* to, const void* from, std::size_t bytes) {
   return done != cudaSuccess ? done : cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost);
 }
 
-// Deformable attention of device tensors, 0 if it ran. `fixed`: heads, channels, layers, layer and the number of levels,
-// then height, width and points of each.
+// Deformable attention of device tensors, 0 if it ran. `fixed`: heads, channels, layers, layer and the number of
+// levels, then height, width and points of each.
 EXPORTED int test_deformable_attention(const std::int32_t* fixed, const void* projection, const void* boxes,
                                        const void* values, void* out, std::size_t images, std::size_t queries,
                                        int half) {
