@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from calibration.commands import finetune, half, quantize, sample, search, verify
+from calibration.commands import finetune, fuse, half, quantize, sample, search, verify
 from edgedet.command import run_command
 
 
@@ -25,6 +25,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m calibration", description="Make an INT8 model of a bundle, and prove or refuse it."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (sample, half, quantize, finetune, search, verify):
+    for command in (sample, half, fuse, quantize, finetune, search, verify):
         command.add_parser(commands)
     return parser

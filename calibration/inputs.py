@@ -17,11 +17,23 @@ from edgedet.calibration_set import network_input
 
 __all__ = ["batch_size", "float_model", "network_feed", "network_input", "sample_batches"]
 
+_FUSED = ".fused.onnx"
+
 
 def float_model(spec: Mapping[str, Any], backend: str) -> str:
-    """File name of the float model that `backend` runs."""
+    """File name of the float model that `backend` runs, in standard operators."""
     files: Mapping[str, str] = spec["models"]["fp32"]
-    return files[backend] if backend in files else files["*"]
+    return unfused_name(files[backend] if backend in files else files["*"])
+
+
+def fused_name(name: str) -> str:
+    """Name of the file with fused attention (`calibration.fusion`) that is made of the file `name`."""
+    return f"{name.removesuffix('.onnx')}{_FUSED}"
+
+
+def unfused_name(name: str) -> str:
+    """Name of the file that one with fused attention was made of; of others their own."""
+    return f"{name.removesuffix(_FUSED)}.onnx" if name.endswith(_FUSED) else name
 
 
 def network_feed(tensors: npt.NDArray[np.float32], spec: Mapping[str, Any]) -> Batch:

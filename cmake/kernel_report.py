@@ -14,6 +14,7 @@ _FUNCTION = re.compile(r"Function properties for (\S+)")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers")
 _NAME = re.compile(r"kernel\d+([A-Z][A-Za-z]*Kernel)(I.*)?EE+vT_$")
+_WIDTH = re.compile(r"Li(\d+)E")
 _TYPES = {"f": "float32", "t": "float16", "a": "int8"}
 
 
@@ -41,6 +42,8 @@ def readable(mangled: str) -> str:
         words.append("logits" if "LogitHead" in arguments else "scored")
     if "Lb" in arguments:
         words.append("packed" if "Lb1E" in arguments else "one by one")
+    if width := _WIDTH.search(arguments):
+        words.append(f"{width[1]} at a time")
     return f"{name} {', '.join(words)}"
 
 

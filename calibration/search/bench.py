@@ -145,9 +145,7 @@ class Bench:
 
     def times(self, engines: Sequence[Detector], *, seconds: float) -> list[Time]:
         """Time engines by turns, each image by each of them, so that a change in the machine's speed meets all."""
-        frames = self._probe[:_TIMED_IMAGES]
-        taken = take_turns([self._float, *engines], frames, turns=_LEAST_PAIRS, seconds=seconds)
-        medians = [float(np.median(values)) for values in taken]
+        medians = medians_by_turns([self._float, *engines], self._probe[:_TIMED_IMAGES], seconds=seconds)
         return [Time(median / medians[0], median, medians[0]) for median in medians[1:]]
 
     def loss(self, engine: Detector, progress: Callable[[int, int], None]) -> Loss:
@@ -167,6 +165,13 @@ class Bench:
             found.append(engine(read_image(path)))
             progress(number + 1, len(self._paths))
         return found
+
+
+def medians_by_turns(
+    contenders: Sequence[Detector], frames: Sequence[npt.NDArray[np.uint8]], *, seconds: float
+) -> list[float]:
+    """Milliseconds a frame of each engine, by turns."""
+    return [float(np.median(times)) for times in take_turns(contenders, frames, turns=_LEAST_PAIRS, seconds=seconds)]
 
 
 def computed_halves(backend: BackendName) -> list[Half]:

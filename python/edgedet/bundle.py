@@ -208,7 +208,8 @@ def add_model(
 def name_model(bundle: str | os.PathLike[str], precision: Precision, backend: str, name: str) -> None:
     """Makes a file that a bundle has already its model of one more precision.
 
-    OpenVINO runs a float32 file in a half type where the CPU has one: "bf16" and "fp16" are the float file again.
+    OpenVINO runs a float32 file in a half type where the CPU has one: "bf16" and "fp16" are the float file again. A
+    record that another file was verified as best is removed.
 
     Args:
         bundle: The bundle folder.
@@ -223,7 +224,10 @@ def name_model(bundle: str | os.PathLike[str], precision: Precision, backend: st
     document = _read_model_json(folder)
     if name not in document["files"]:
         raise BundleError(f"{folder}: expected one of {', '.join(document['files'])}, got '{name}'")
-    document["models"].setdefault(precision, {})[backend] = name
+    files = document["models"].setdefault(precision, {})
+    if document.get("best", {}).get(backend) == precision and files.get(backend, files.get("*")) != name:
+        del document["best"][backend]
+    files[backend] = name
     _write_model_json(folder, document)
     load_model_json(folder)
 

@@ -82,10 +82,10 @@ class Detector:
         requests: Parallel inference requests, 0 for one (latency) or the backend's choice (throughput).
         score_threshold: Detections below it are left out, in [0, 1].
         max_detections: Rows kept per image, 0 for the model's own number.
-        cache_dir: Where networks are kept as they were compiled for this device, so that the next process starts sooner;
-            only its owner should be able to write there, and it may be deleted at any time. None: ``edgedet`` in the
-            user's cache folder; "": nowhere. A TensorRT engine that is not there yet is built first, in a process of its
-            own, which takes minutes; ``edgedet build`` does that ahead.
+        cache_dir: Where networks are kept as they were compiled for this device, so that the next process starts
+            sooner; only its owner should be able to write there, and it may be deleted at any time. None: ``edgedet``
+            in the user's cache folder; "": nowhere. A TensorRT engine that is not there yet is built first, in a
+            process of its own, which takes minutes; ``edgedet build`` does that ahead.
         engine: How engines are built, and on which GPU.
 
     Raises:

@@ -198,12 +198,53 @@ class Runtime final : public IRuntime, private RuntimeStubs {
   IGpuAllocator* allocator_ = nullptr;
 };
 
+// Keeps one creator.
+class Registry final : public IPluginRegistry {
+ public:
+  bool registerCreator(IPluginCreatorInterface& creator, char const* plugin_namespace) noexcept override {
+    const bool first = creator_ == nullptr && std::string_view(plugin_namespace).empty();
+    creator_ = first ? &creator : creator_;
+    return first;
+  }
+  IPluginCreatorInterface* getCreator(char const* name, char const* version, char const* space) noexcept override {
+    const auto* const creator = dynamic_cast<IPluginCreatorV3One*>(creator_);
+    const bool same = creator != nullptr && std::string_view(name) == creator->getPluginName() &&
+                      std::string_view(version) == creator->getPluginVersion() &&
+                      std::string_view(space) == creator->getPluginNamespace();
+    return same ? creator_ : nullptr;
+  }
+
+ private:
+  bool registerCreator(IPluginCreator&, char const*) noexcept override { unused(); }
+  IPluginCreator* const* getPluginCreatorList(int32_t*) const noexcept override { unused(); }
+  IPluginCreator* getPluginCreator(char const*, char const*, char const*) noexcept override { unused(); }
+  void setErrorRecorder(IErrorRecorder*) noexcept override { unused(); }
+  IErrorRecorder* getErrorRecorder() const noexcept override { unused(); }
+  bool deregisterCreator(IPluginCreator const&) noexcept override { unused(); }
+  bool isParentSearchEnabled() const override { unused(); }
+  void setParentSearchEnabled(bool) override { unused(); }
+  PluginLibraryHandle loadLibrary(char const*) noexcept override { unused(); }
+  void deregisterLibrary(PluginLibraryHandle) noexcept override { unused(); }
+  IPluginCreatorInterface* const* getAllCreators(int32_t*) const noexcept override { unused(); }
+  bool deregisterCreator(IPluginCreatorInterface const&) noexcept override { unused(); }
+  IPluginResource* acquirePluginResource(char const*, IPluginResource*) noexcept override { unused(); }
+  int32_t releasePluginResource(char const*) noexcept override { unused(); }
+  IPluginCreatorInterface* const* getAllCreatorsRecursive(int32_t*) noexcept override { unused(); }
+
+  IPluginCreatorInterface* creator_ = nullptr;
+};
+
 }  // namespace
 
 #define FAKE_EXPORT extern "C" __attribute__((visibility("default")))
 
 FAKE_EXPORT void* createInferRuntime_INTERNAL(void* logger, int32_t /*version*/) noexcept {
   return static_cast<IRuntime*>(new Runtime(*static_cast<ILogger*>(logger)));
+}
+
+FAKE_EXPORT IPluginRegistry* getPluginRegistry() noexcept {
+  static Registry registry;
+  return &registry;
 }
 
 FAKE_EXPORT int32_t getInferLibVersion() noexcept { return NV_TENSORRT_VERSION; }

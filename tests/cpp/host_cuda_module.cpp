@@ -1,9 +1,11 @@
-// What tests of the Python module on host_cuda need beside it; see tests/host_cuda_frames.py.
+// What tests of the Python module on host_cuda need beside it; see tests/host_cuda_frames.py and tests/test_fusion.py.
 #include <cstddef>
 #include <cstdint>
 
 #include "common/cuda_raii.h"
+#include "edgedet/error.h"
 #include "host_cuda/runtime.h"
+#include "kernels/deformable_attention_cuda.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
@@ -41,4 +43,27 @@ EXPORTED std::size_t test_device_bytes() { return host_cuda::counters().device_b
 EXPORTED int test_download(void* to, const void* from, std::size_t bytes) {
   const cudaError_t done = cudaDeviceSynchronize();
   return done != cudaSuccess ? done : cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost);
+}
+
+// Deformable attention of device tensors, 0 if it ran. `fixed`: heads, channels, layers, layer and the number of
+// levels, then height, width and points of each.
+EXPORTED int test_deformable_attention(const std::int32_t* fixed, const void* projection, const void* boxes,
+                                       const void* values, void* out, std::size_t images, std::size_t queries,
+                                       int half) {
+  edgedet::cuda::DeformableSpec spec;
+  spec.heads = fixed[0];
+  spec.channels = fixed[1];
+  spec.layers = fixed[2];
+  spec.layer = fixed[3];
+  for (std::int32_t i = 0; i < fixed[4]; ++i) {
+    spec.levels.push_back({fixed[5 + 3 * i], fixed[6 + 3 * i], fixed[7 + 3 * i]});
+  }
+  try {
+    const edgedet::cuda::DeformableTensors tensors{projection, static_cast<const float*>(boxes), values, out};
+    const edgedet::DType dtype = half != 0 ? edgedet::DType::kFloat16 : edgedet::DType::kFloat32;
+    edgedet::cuda::plan_deformable(spec, tensors, images, queries, dtype).launch(nullptr, "attend");
+  } catch (const edgedet::Error&) {
+    return 1;
+  }
+  return cudaDeviceSynchronize();
 }

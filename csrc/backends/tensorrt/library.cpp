@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 
 #include "backends/tensorrt/logger.h"
+#include "backends/tensorrt/plugins.h"
 #include "edgedet/engine.h"
 #include "edgedet/error.h"
 #include "frame/device.h"
@@ -68,6 +69,7 @@ Function* function(const Handle& handle, const char* name) {
 
 using Create = void*(void* logger, std::int32_t version);
 using CreateParser = void*(void* network, void* logger, int version);
+using GetRegistry = nvinfer1::IPluginRegistry*();
 using InitPlugins = bool(void* logger, const char* plugin_namespace);
 
 // A library of another minor version has other class layouts behind the same names.
@@ -95,7 +97,13 @@ class OpenLibrary final : public Library {
         path_(file_of(dlsym(infer_.get(), "getInferLibVersion"))),
         create_runtime_(function<Create>(infer_, "createInferRuntime_INTERNAL")),
         // The library that only runs engines has no builder; make_builder says so.
-        create_builder_(reinterpret_cast<Create*>(dlsym(infer_.get(), "createInferBuilder_INTERNAL"))) {}
+        create_builder_(reinterpret_cast<Create*>(dlsym(infer_.get(), "createInferBuilder_INTERNAL"))) {
+    nvinfer1::IPluginRegistry* const registry = function<GetRegistry>(infer_, "getPluginRegistry")();
+    if (registry == nullptr) {
+      refuse("expected TensorRT's plugin registry, got none; install TensorRT " + version_ + " again");
+    }
+    register_plugins(*registry);  // before anything is parsed or read
+  }
 
   const std::string& version() const noexcept override { return version_; }
   const std::string& path() const noexcept override { return path_; }

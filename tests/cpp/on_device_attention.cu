@@ -1,0 +1,1 @@
+#include "test_deformable_attention.cpp"
