@@ -8,10 +8,10 @@
 
 #include "backends/tensorrt/builder.h"
 #include "backends/tensorrt/engine.h"
-#include "backends/tensorrt/files.h"
 #include "backends/tensorrt/nv.h"
 #include "backends/tensorrt/tensorrt_backend.h"
 #include "check.h"
+#include "common/files.h"
 #include "fake_library.h"
 #include "frames.h"
 #include "kernels/ops.h"

@@ -39,7 +39,7 @@ using OwnedV2 = std::unique_ptr<nvinfer1::IPluginV2, Destroy>;
 
 // The registry of the library that edgedet opened.
 nvinfer1::IPluginRegistry& registry() {
-  set_library_folder(EDGEDET_FAKE_TENSORRT);
+  set_library_folders({EDGEDET_FAKE_TENSORRT});
   static_cast<void>(library());
   void* const handle =
       dlopen((std::string(EDGEDET_FAKE_TENSORRT) + "/libnvinfer.so.10").c_str(), RTLD_LAZY | RTLD_NOLOAD);

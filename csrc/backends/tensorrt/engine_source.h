@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "backends/tensorrt/build_options.h"
-#include "backends/tensorrt/engine_cache.h"
 #include "backends/tensorrt/gpu.h"
 #include "edgedet/bundle.h"
+#include "runtime/engine_cache.h"
 
 namespace edgedet::tensorrt {
 
