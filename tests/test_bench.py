@@ -58,11 +58,11 @@ def report(
     meanwhile()
     record = sampler.stop()
     stages = [(value / 4, value / 2, value / 8) for value in latency]
-    text, lines = detector._core.bench_report(
+    text, lines = detector.core.bench_report(
         _core.BenchRun(
             latency=latency,
             stages=stages,
-            parts=detector._core.time_parts([synthetic_frame(64, 48)] * batch, "rgb", 3),
+            parts=detector.core.time_parts([synthetic_frame(64, 48)] * batch, "rgb", 3),
             telemetry=record,
             frames_per_call=batch,
             frame_size="64x48",
@@ -135,9 +135,9 @@ def test_the_network_alone_is_a_part_of_the_whole(bundle: Path) -> None:
     sampler = _core.Sampler()
     sampler.start()
     record = sampler.stop()
-    text, _ = detector._core.bench_report(
+    text, _ = detector.core.bench_report(
         _core.BenchRun(
-            latency=latency, stages=stages, parts=detector._core.time_parts([frame], "rgb", 40), telemetry=record,
+            latency=latency, stages=stages, parts=detector.core.time_parts([frame], "rgb", 40), telemetry=record,
             frames_per_call=1, frame_size="", mode="latency", bundle="", command="",
         )
     )  # fmt: skip
@@ -258,7 +258,7 @@ def test_nothing_measured_is_refused(bundle: Path) -> None:
     record = sampler.stop()
     assert record.samples >= 2
     assert record.seconds > 0
-    parts = detector._core.time_parts([synthetic_frame(8, 8)], "rgb", 1)
+    parts = detector.core.time_parts([synthetic_frame(8, 8)], "rgb", 1)
     assert len(parts.network) == 1
     assert parts.network_device == parts.resident == []
     empty = _core.BenchRun(
@@ -266,9 +266,9 @@ def test_nothing_measured_is_refused(bundle: Path) -> None:
         frames_per_call=1, frame_size="", mode="", bundle="", command="",
     )  # fmt: skip
     with pytest.raises(edgedet.InvalidInputError, match="got none"):
-        detector._core.bench_report(empty)
+        detector.core.bench_report(empty)
     with pytest.raises(edgedet.InvalidInputError, match="got 1 and 0"):
-        detector._core.time_parts([synthetic_frame(8, 8)], "rgb", 0)
+        detector.core.time_parts([synthetic_frame(8, 8)], "rgb", 0)
 
 
 def test_tegrastats_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,7 @@ def _stages(engine: Engine, detector: Any, frame: np.ndarray[Any, Any]) -> Row:
         if out["form"] != "logits_boxes":
             raise NotMeasured("stages are timed of networks with raw outputs")
         size = {key: how[key] for key in ("width", "height", "resize")}
-        rows = detector._core.infer(np.zeros((1, 3, how["height"], how["width"]), np.float32))
+        rows = detector.core.infer(np.zeros((1, 3, how["height"], how["width"]), np.float32))
         preprocessor = cuda.Preprocessor(
             **size,
             **{key: how[key] for key in ("filter", "channels", "pad_value")},

@@ -161,6 +161,11 @@ class Detector:
         """The model, and the backend and precision that run it."""
         return self._pipeline.info
 
+    @property
+    def core(self) -> _core.Detector:
+        """The compiled detector that runs now: raw outputs of the network, times of its parts. For tools."""
+        return self._pipeline.core
+
     def __repr__(self) -> str:
         info = self.info
         # The float model is what the others are verified against: it has no verdict of its own.

@@ -82,11 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
     batch = arguments.batch or detector.info.requests
     latency, stages, telemetry = measure(detector, frames, batch=batch, calls=arguments.frames, warmup=arguments.warmup)
     sizes = sorted({f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames})
-    report, text = detector._core.bench_report(
+    report, text = detector.core.bench_report(
         _core.BenchRun(
             latency=latency,
             stages=stages,
-            parts=detector._core.time_parts(_group(frames, 0, batch), "rgb", arguments.frames),
+            parts=detector.core.time_parts(_group(frames, 0, batch), "rgb", arguments.frames),
             telemetry=telemetry,
             frames_per_call=batch,
             frame_size=sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes",
@@ -114,7 +114,7 @@ def measure(
         Milliseconds of each call, its stages (preprocess, inference, decode), and what the machine told meanwhile.
     """
     groups = [_group(frames, start, batch) for start in range(len(frames))]
-    sampler = _core.Sampler(gpu=detector._core.gpu)
+    sampler = _core.Sampler(gpu=detector.core.gpu)
     show = progress_bar("bench")
     for call in range(warmup):
         detector.detect_timed(groups[call % len(groups)])
