@@ -1,6 +1,7 @@
 #include "benchmark/json_text.h"
 
-#include <charconv>
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 
 #include "edgedet/error.h"
@@ -9,8 +10,11 @@ namespace edgedet::bench {
 
 std::string json_number(double value) {
   char digits[32];
-  const auto result = std::to_chars(digits, digits + sizeof(digits), value);
-  return {digits, result.ptr};
+  int precision = 14;
+  do {  // the shortest text that gives the same double
+    std::snprintf(digits, sizeof(digits), "%.*g", ++precision, value);
+  } while (precision < 17 && std::strtod(digits, nullptr) != value);
+  return digits;
 }
 
 std::string json_string(std::string_view text) {
