@@ -31,5 +31,12 @@ settings=(
   "cmake.define.PYTHON_MODULE_EXTENSION=$SETUPTOOLS_EXT_SUFFIX"
   "cmake.define.pybind11_DIR=$("$python" -m pybind11 --cmakedir)"
 )
+# Boards differ in the JPEG library they have (libjpeg.so.62, libjpeg.so.8), so a wheel links what the root has as archives.
+libraries=$root/usr/lib/aarch64-linux-gnu
+for archive in JPEG_LIBRARY_RELEASE=libjpeg.a PNG_LIBRARY_RELEASE=libpng16.a ZLIB_LIBRARY_RELEASE=libz.a; do
+  if [ -e "$libraries/${archive#*=}" ]; then
+    settings+=("cmake.define.${archive%=*}=$libraries/${archive#*=}")
+  fi
+done
 "$python" -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps -w "$out" . \
   "${settings[@]/#/--config-settings=}"
