@@ -64,6 +64,10 @@ lint: $(VENV)/.dependencies
 	@$(BIN)/ruff format --check .
 	$(call say,'mypy --strict')
 	@$(BIN)/mypy
+	$(call say,'mypy: edgedet on Python 3.8')
+	@test -d build/mypy38 || $(BIN)/python -m pip install --disable-pip-version-check -q --target build/mypy38 mypy==1.14.1
+	@MYPYPATH=python PYTHONPATH=build/mypy38 $(BIN)/python -m mypy --config-file= --python-version 3.8 --no-site-packages \
+	  --ignore-missing-imports --cache-dir build/mypy38/cache -p edgedet
 	$(call say,'clang-format')
 	@$(BIN)/clang-format --dry-run --Werror $(CPP)
 
