@@ -14,7 +14,7 @@ CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' 
 
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
-.PHONY: help build test demo lint format tidy asan bench clean
+.PHONY: help build test demo lint format tidy asan bench cross clean
 
 help:
 	@echo 'make demo    train, quantise and verify a detector on drawn scenes; report in demo/report.html'
@@ -23,6 +23,7 @@ help:
 	@echo 'make asan    C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tidy    clang-tidy'
 	@echo 'make bench   speed of the runtime on synthetic frames, of the demo bundle'
+	@echo 'make cross   cross-build for aarch64, compared with this machine in emulation; see docs/edge.md'
 	@echo 'make clean   remove .venv, build/ and demo/'
 
 $(VENV)/.created:
@@ -82,6 +83,9 @@ asan: $(VENV)/.dependencies
 tidy: $(VENV)/.dependencies
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt clang-tidy
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'cmake --preset tidy && cmake --build --preset tidy'
+
+cross: build
+	@EDGEDET_REQUIRE=aarch64 $(BIN)/python -m pytest tests/test_cross_build.py
 
 bench: demo
 	@$(BIN)/edgedet bench demo/bundle
