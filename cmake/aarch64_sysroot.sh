@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a folder to cross-build against and to emulate: Debian's arm64 C++ library, JPEG, PNG and Python of this release,
-# and the aarch64 wheels of what edgedet needs at run time. Nothing is installed on this machine and no code of another
+# Makes a folder to cross-build against and to emulate: the arm64 C++ library, JPEG, PNG and Python of this Debian, and
+# the aarch64 wheels of what edgedet needs at run time. Nothing is installed on this machine, and no code of another
 # architecture is run. Needs mmdebstrap, the cross compiler and a Python with pip (PYTHON, by default python3).
 #
 #   cmake/aarch64_sysroot.sh build/aarch64-root
