@@ -14,7 +14,7 @@ CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' 
 
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
-.PHONY: help build test demo lint format tidy asan bench bench-edge clean
+.PHONY: help build test demo lint format tidy asan bench bench-edge cross clean
 
 help:
 	@echo 'make demo    train, quantise and verify a detector on drawn scenes; report in demo/report.html'
@@ -24,6 +24,7 @@ help:
 	@echo 'make tidy    clang-tidy'
 	@echo 'make bench   speed of the runtime on synthetic frames, of the demo bundle'
 	@echo 'make bench-edge  size, memory and start-up of the runtime on this machine'
+	@echo 'make cross   cross-build for aarch64, compared with this machine in emulation; see docs/edge.md'
 	@echo 'make clean   remove .venv, build/ and demo/'
 
 $(VENV)/.created:
@@ -65,6 +66,10 @@ lint: $(VENV)/.dependencies
 	@$(BIN)/ruff format --check .
 	$(call say,'mypy --strict')
 	@$(BIN)/mypy
+	$(call say,'mypy: edgedet on Python 3.8')
+	@test -d build/mypy38 || $(BIN)/python -m pip install --disable-pip-version-check -q --target build/mypy38 mypy==1.14.1
+	@MYPYPATH=python PYTHONPATH=build/mypy38 $(BIN)/python -m mypy --config-file= --python-version 3.8 --no-site-packages \
+	  --ignore-missing-imports --cache-dir build/mypy38/cache -p edgedet
 	$(call say,'clang-format')
 	@$(BIN)/clang-format --dry-run --Werror $(CPP)
 
@@ -79,6 +84,9 @@ asan: $(VENV)/.dependencies
 tidy: $(VENV)/.dependencies
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt clang-tidy
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh -c 'cmake --preset tidy && cmake --build --preset tidy'
+
+cross: build
+	@EDGEDET_REQUIRE=aarch64 $(BIN)/python -m pytest tests/test_cross_build.py
 
 bench: demo
 	@$(BIN)/edgedet bench demo/bundle

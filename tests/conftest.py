@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 _HARDWARE = ("cuda", "tensorrt")
-_REQUIRABLE = (*_HARDWARE, "shared")
+_REQUIRABLE = (*_HARDWARE, "shared", "aarch64")
 
 # Set before any test module imports NumPy or torch: a test suite is no reason to occupy a 64-core machine, and results
 # that depend on the order of a parallel sum should not depend on the machine.
@@ -35,7 +35,7 @@ def _required() -> frozenset[str]:
 
 
 def skip_or_fail(name: str, reason: str) -> None:
-    """Skips a test for want of hardware; fails it if EDGEDET_REQUIRE promised that."""
+    """Skips a test for want of what `name` stands for; fails it if EDGEDET_REQUIRE promised that."""
     if name in _required():
         pytest.fail(f"EDGEDET_REQUIRE names {name}, but {reason}", pytrace=False)
     pytest.skip(reason)

@@ -32,8 +32,8 @@ FLOORS = {"boxes": 0, "losses": 1, "models": 1, "data": 1, "distillation": 1, "c
 OUTPUTS = "training.models.outputs"
 
 # What each folder of csrc may include, beside itself. A name is a folder or one header. Beyond the public API the
-# bindings run the kernels, for which they need a pool of threads, and the benchmark reads COCO annotations and writes
-# COCO results.
+# bindings run the kernels, for which they need a pool of threads, and the benchmark reads numbers and COCO annotations
+# and writes COCO results.
 MAY_INCLUDE = {
     "include": (),
     "common": ("include",),
@@ -54,7 +54,7 @@ MAY_INCLUDE = {
         "frame/operators.h",
     ),
     "c_api": ("include",),
-    "benchmark": ("include", "common/json.h", "common/json_text.h"),
+    "benchmark": ("include", "common/decimal.h", "common/json.h", "common/json_text.h"),
 }
 # The explicit table is the one place in runtime that names the backends.
 BACKEND_TABLE = "runtime/backends.cpp"

@@ -32,12 +32,13 @@ READ_ALL_THE_SAME = {
 
 
 def find_program(name: str) -> str:
-    """Beside the interpreter (pip install), on the PATH, or the newest in EDGEDET_BUILD or build/."""
+    """Beside the interpreter (pip install), on the PATH, or the newest for this machine in EDGEDET_BUILD or build/."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None or "EDGEDET_BUILD" in os.environ:
         builds = Path(os.environ.get("EDGEDET_BUILD", ROOT / "build"))
         programs = [path for path in builds.rglob(name) if path.is_file() and os.access(path, os.X_OK)]
+        programs = [path for path in programs if not str(path.relative_to(builds)).startswith("aarch64")]
         found = str(max(programs, key=lambda path: path.stat().st_mtime)) if programs else found
     if found is None:
         pytest.skip(f"{name} is not built (make build, or name its build folder in EDGEDET_BUILD)")

@@ -2,7 +2,9 @@
 
 #include <charconv>
 #include <string_view>
+#include <type_traits>
 
+#include "common/decimal.h"
 #include "edgedet/error.h"
 
 namespace edgedet::bench {
@@ -16,8 +18,16 @@ namespace {
 template <typename Number>
 Number number(std::string_view option, std::string_view text, Number low, Number high) {
   Number value{};
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (code != std::errc() || end != text.data() + text.size() || !(value >= low && value <= high)) {
+  bool valid = false;
+  if constexpr (std::is_floating_point_v<Number>) {
+    double parsed = 0.0;
+    valid = parse_decimal(text, parsed);
+    value = static_cast<Number>(parsed);
+  } else {
+    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+    valid = code == std::errc() && end == text.data() + text.size();
+  }
+  if (!valid || !(value >= low && value <= high)) {
     refuse(std::string(option) + ": expected a number from " + std::to_string(low) + " to " + std::to_string(high) +
            ", got \"" + std::string(text) + "\"");
   }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <unordered_set>
 
+#include "common/decimal.h"
+
 namespace edgedet::json {
 namespace {
 
@@ -158,8 +160,7 @@ class Parser {
       digits();
     }
     double result = 0.0;
-    const auto [end, status] = std::from_chars(text_.data() + begin, text_.data() + at_, result);
-    if (status != std::errc{} || end != text_.data() + at_) {
+    if (!parse_decimal(text_.substr(begin, at_ - begin), result)) {
       at_ = begin;
       fail("number out of the range of a double");
     }

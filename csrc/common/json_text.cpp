@@ -1,7 +1,8 @@
 #include "common/json_text.h"
 
-#include <charconv>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 
 namespace edgedet::json {
 
@@ -10,8 +11,11 @@ std::string number(double value) {
     return "null";
   }
   char digits[32];
-  const auto result = std::to_chars(digits, digits + sizeof(digits), value);
-  return {digits, result.ptr};
+  int precision = 14;
+  do {  // the shortest text that gives the same double
+    std::snprintf(digits, sizeof(digits), "%.*g", ++precision, value);
+  } while (precision < 17 && std::strtod(digits, nullptr) != value);
+  return digits;
 }
 
 std::string quote(std::string_view text) {

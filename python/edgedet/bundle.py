@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 from edgedet import _core
 from edgedet._core import BundleError
@@ -26,10 +26,10 @@ VERSION: Final = 1
 #: Licence entry of a bundle whose maker did not say.
 UNSTATED: Final = "not stated"
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class InputSpec:
     """How an image becomes network input: out = (pixel / 255 - mean) / std, NCHW.
 
@@ -56,7 +56,7 @@ class InputSpec:
     pad_value: int = 114
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LogitsBoxes:
     """Names of the outputs of a raw head: logits (N, Q, C), boxes (N, Q, 4) cxcywh in [0, 1] of the network input."""
 
@@ -65,7 +65,7 @@ class LogitsBoxes:
     top_k: int = 300
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LabelsBoxesScores:
     """Names of the outputs of a post-processed head.
 

@@ -132,7 +132,7 @@ def match_categories(
     by_id = [number if number in dataset.categories else -1 for number in category_ids]
     wanted = {_normal(name): number for number, name in dataset.categories.items()}
     by_name = [wanted.get(_normal(name), -1) for name in classes]
-    agree = used <= {number for number, same in zip(by_id, by_name, strict=True) if number == same}
+    agree = used <= {number for number, same in zip(by_id, by_name) if number == same}
     chosen = by_id if by == "id" or (by == "auto" and agree) else by_name
     missing = sorted(used - set(chosen))
     if missing:
@@ -183,7 +183,7 @@ def collect_results(
         )
     results: list[dict[str, Any]] = []
     pixels = _read_ahead([root / image.file_name for image in dataset.images])
-    for done, (image, array) in enumerate(zip(dataset.images, pixels, strict=True), start=1):
+    for done, (image, array) in enumerate(zip(dataset.images, pixels), start=1):
         found = detect(array).to_coco(image.id, category_ids)
         results.extend(entry for entry in found if entry["category_id"] >= 0)
         if progress is not None:
@@ -251,7 +251,7 @@ def average_precision(matched: Any) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):
         matched.accumulate()
         matched.summarize()
-    return {name: float(value) for name, value in zip(METRICS, matched.stats[:6], strict=True)}
+    return {name: float(value) for name, value in zip(METRICS, matched.stats[:6])}
 
 
 def evaluate(

@@ -112,7 +112,7 @@ class SubsetAP:
         precision = hits / (hits + np.cumsum(miss, axis=1) + np.spacing(1))
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         total = 0.0
-        for recall, best in zip(hits / objects, envelope, strict=True):
+        for recall, best in zip(hits / objects, envelope):
             at = np.searchsorted(recall, self._recalls, side="left")
             total += float(best[at[at < len(best)]].sum())
         return total / (self._thresholds * len(self._recalls))

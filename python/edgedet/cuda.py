@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from edgedet._core import DeviceView, FrameTicket
 
 __all__ = ["Decoder", "Device", "DeviceView", "FramePool", "FrameTicket", "Preprocessor", "devices", "versions"]
 
-Result = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
+Result = Tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,14 @@ class Detections:
 
     def __iter__(self) -> Iterator[Detection]:
         """Yields the objects one by one, as plain Python values."""
-        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self.names, strict=True)
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
         for (x0, y0, x1, y1), score, label, name in rows:
             yield Detection((x0, y0, x1, y1), score, label, name)
 
     def filter(self, score: float) -> Detections:
         """Keeps the objects with at least this score."""
         keep = self.scores >= score
-        names = [name for name, kept in zip(self.names, keep.tolist(), strict=True) if kept]
+        names = [name for name, kept in zip(self.names, keep.tolist()) if kept]
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ class Detections:
             )
         corners = self.boxes.astype(np.float64)
         corners[:, 2:] -= corners[:, :2]
-        rows = zip(corners.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        rows = zip(corners.tolist(), self.scores.tolist(), self.labels.tolist())
         return [
             {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
             for bbox, score, label in rows

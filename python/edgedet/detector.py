@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, Tuple, Union, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,9 @@ from edgedet.images import read_image
 from edgedet.known_bad.check import check_before_building
 from edgedet.verdict import Verdict, read_verdict
 
-PixelFormat: TypeAlias = Literal["rgb", "bgr", "gray", "nv12"]
+PixelFormat = Literal["rgb", "bgr", "gray", "nv12"]
 #: An array in the call's pixel format, the two planes (Y, UV) of an NV12 frame, or the path of an image file.
-ImageInput: TypeAlias = "NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.uint8]] | str | os.PathLike[str]"
+ImageInput = Union[NDArray[np.uint8], Tuple[NDArray[np.uint8], NDArray[np.uint8]], str, "os.PathLike[str]"]
 
 _DIMENSIONS = {"rgb": 3, "bgr": 3, "gray": 2, "nv12": 2}
 _SHAPES = {
@@ -247,7 +247,7 @@ class Detector:
             if places:
                 found, times = pipeline.detect([arrays[place] for place in places], kind_format)
                 total += times
-                for place, detections in zip(places, found, strict=True):
+                for place, detections in zip(places, found):
                     results[place] = detections
         return [result for result in results if result is not None], StageTimes(*total.tolist())
 
@@ -316,7 +316,8 @@ def _as_array(image: object, format: PixelFormat, index: int) -> NDArray[np.uint
         else:
             remedy = "name the pixel format with format='rgb', 'bgr', 'gray' or 'nv12'"
     else:
-        got = f"{type(image).__module__}.{type(image).__qualname__}".removeprefix("builtins.")
+        kind = type(image)
+        got = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         if got.startswith("PIL."):
             remedy = "convert it with np.asarray(image.convert('RGB'))"
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from edgedet.detections import Detections
 if TYPE_CHECKING:
     from PIL import Image
 
-Colour = tuple[int, int, int]
+Colour = Tuple[int, int, int]
 
 
 def class_colour(label: int) -> Colour:

@@ -124,6 +124,10 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
+def _stream(source: str | os.PathLike[str] | bytes) -> IO[bytes]:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+
+
 def _read(
     source: str | os.PathLike[str] | bytes, name: str, max_pixels: int, part: Callable[[Image.Image, str], _Result]
 ) -> _Result:
@@ -131,10 +135,7 @@ def _read(
     from PIL import UnidentifiedImageError
 
     try:
-        with (
-            io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
-            _open(file, name, max_pixels) as image,
-        ):
+        with _stream(source) as file, _open(file, name, max_pixels) as image:
             return part(image, name)
     except ImageError:
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Dict, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from edgedet._core import InvalidInputError, ModelError
 from edgedet.bundle import InputSpec, LabelsBoxesScores, LogitsBoxes, write_bundle
 from edgedet.labels import Labels
 
-Port = dict[str, Any]
+Port = Dict[str, Any]
 
 EXPECTED = """expected one of
   logits (N, Q, classes) float, boxes (N, Q, 4) float cxcywh in [0, 1]

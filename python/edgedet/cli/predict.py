@@ -79,8 +79,11 @@ def _print(file: Path, image: NDArray[np.uint8], found: Detections, milliseconds
     count = f"{len(found)} object{'s' if len(found) != 1 else ''}"
     print(f"\n{file} ({image.shape[1]}x{image.shape[0]}): {count}, {milliseconds:.1f} ms")
     rows = [
-        {"object": row.name, "score": f"{row.score:.2f}"}
-        | {side: f"{value:.1f}" for side, value in zip(("x0", "y0", "x1", "y1"), row.box, strict=True)}
+        {
+            "object": row.name,
+            "score": f"{row.score:.2f}",
+            **{side: f"{value:.1f}" for side, value in zip(("x0", "y0", "x1", "y1"), row.box)},
+        }
         for row in found
     ]
     print_table(rows, left=("object",))
