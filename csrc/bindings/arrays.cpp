@@ -11,7 +11,8 @@ namespace edgedet {
 namespace {
 
 const char* const kLayouts =
-    "expected a uint8 array, (H, W, 3) for rgb and bgr, (H, W) for gray, (H * 3 / 2, W) or a tuple of planes (H, W) and "
+    "expected a uint8 array, (H, W, 3) for rgb and bgr, (H, W) for gray, (H * 3 / 2, W) or a tuple of planes (H, W) "
+    "and "
     "(H / 2, W) for nv12, rows contiguous";
 
 std::int32_t side(py::ssize_t size) {
