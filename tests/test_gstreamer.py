@@ -130,6 +130,29 @@ def test_the_pixels_of_another_process_are_read_where_they_are(colorimetry: str,
         sender.wait()
 
 
+def test_elements_upstream_learn_that_any_stride_will_do() -> None:
+    """Decoders and cameras copy each frame where nobody answers their question for GstVideoMeta."""
+    gst, library = gst_library.load(), ctypes.CDLL("libgstreamer-1.0.so.0")
+    pointer = ctypes.c_void_p
+    library.gst_query_new_allocation.restype = pointer
+    library.gst_query_new_allocation.argtypes = [pointer, ctypes.c_int]
+    library.gst_pad_peer_query.argtypes = [pointer, pointer]
+    library.gst_query_find_allocation_meta.argtypes = [pointer, ctypes.c_size_t, pointer]
+    source = gstreamer.frames("videotestsrc name=first ! video/x-raw,format=NV12")
+    next(source)
+    element = gst.gst_bin_get_by_name(source.gi_frame.f_locals["pipeline"]._element, b"first")
+    pad = gst.gst_element_get_static_pad(element, b"src")
+    caps = gst.gst_caps_from_string(b"video/x-raw,format=NV12,width=320,height=240,framerate=30/1")
+    query = library.gst_query_new_allocation(caps, 1)
+    assert library.gst_pad_peer_query(pad, query)
+    assert library.gst_query_find_allocation_meta(query, gst.gst_video_meta_api_get_type(), None)
+    gst.gst_mini_object_unref(query)
+    gst.gst_mini_object_unref(caps)
+    for one in (pad, element):
+        gst.gst_object_unref(one)
+    source.close()
+
+
 def test_frames_outlive_their_pipeline(raw: Callable[..., tuple[str, NDArray[np.uint8]]]) -> None:
     pipeline, data = raw(64, 48, 5, "", 64 * 72)
     kept = [frame.luma for frame in gstreamer.frames(pipeline)]
