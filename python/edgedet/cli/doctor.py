@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Final
 
-from edgedet import _core
+from edgedet import _core, board
 
 if TYPE_CHECKING:
     from edgedet.cli.common import Commands
@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         if key != "version":
             print(f"  {key:<10} {value}")
 
+    for line in board.report():
+        print(line)
     print("\nbackends, in the order 'auto' tries them")
     for backend in _core.backends():
         print(f"  {backend['name']:<10} {'ready' if backend['available'] else 'not here'}: {backend['detail']}")
