@@ -36,17 +36,16 @@ def make_root(root: Path, **files: str) -> Path:
     return root
 
 
-def test_a_small_jetson(tmp_path: Path) -> None:
+def test_a_small_machine(tmp_path: Path) -> None:
     release = "# R36 (release), REVISION: 4.0\nmore\n"
     root = make_root(
         tmp_path, meminfo=MEMINFO, limit="max\n", nvpmodel="pmode:0002\n", release=release, governor="powersave\n"
     )
     machine = read_machine(root)
     assert machine.memory_bytes == 4056000 * 1024
-    assert (machine.swap_bytes, machine.limit_bytes, machine.power_mode) == (0, None, "0002")
-    assert machine.jetpack == "R36 (release), REVISION: 4.0"
-    findings = {finding.name: finding for finding in machine_findings(machine)}
-    assert list(findings) == ["low-memory", "no-swap", "governor", "power-mode"]
+    assert (machine.swap_bytes, machine.limit_bytes) == (0, None)
+    findings = {finding.name: finding for finding in machine_findings(machine, None)}
+    assert list(findings) == ["low-memory", "no-swap", "governor"]
     assert "sudo mkswap" in findings["no-swap"].remedy
     assert all(finding.remedy for finding in findings.values())
 
@@ -54,17 +53,17 @@ def test_a_small_jetson(tmp_path: Path) -> None:
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
     machine = read_machine(tmp_path)
     assert set(machine.to_json().values()) == {None}
-    assert machine_findings(machine) == []
+    assert machine_findings(machine, None) == []
     make_root(tmp_path, meminfo="MemTotal: lots\n\x00:::\nMemTotal\n", limit="123\n", nvpmodel="??")
     machine = read_machine(tmp_path)
-    assert (machine.memory_bytes, machine.limit_bytes, machine.power_mode) == (None, 123, None)
+    assert (machine.memory_bytes, machine.limit_bytes) == (None, 123)
 
 
 def test_a_machine_that_is_well(tmp_path: Path) -> None:
     meminfo = "MemTotal: 64000000 kB\nMemAvailable: 60000000 kB\nSwapTotal: 0 kB\n"
     release = "# R36\n"
     root = make_root(tmp_path, meminfo=meminfo, governor="performance", release=release, nvpmodel="pmode:0000")
-    assert machine_findings(read_machine(root)) == []
+    assert machine_findings(read_machine(root), None) == []
 
 
 def test_findings_of_an_installation() -> None:

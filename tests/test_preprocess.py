@@ -106,6 +106,32 @@ def test_rows_need_not_be_contiguous(image_format: str, filter: str) -> None:
 
 
 @pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("size", [(62, 60), (2, 2), (64, 34)])
+def test_nv12_planes_lie_anywhere(size: tuple[int, int], filter: str) -> None:
+    """As a decoder leaves them: chroma before luma here, each with a pitch of its own."""
+    width, height = size
+    memory = noise(400, 200, 1)
+    chroma = memory[1 : 1 + height // 2, 9 : 9 + width]
+    luma = memory[80::2][:height, 150 : 150 + width]
+    options = {"width": 48, "height": 40, "filter": filter, "format": "nv12"}
+    np.testing.assert_array_equal(run((luma, chroma), **options), run(np.vstack((luma, chroma)), **options))
+
+
+@pytest.mark.parametrize(
+    ("luma", "chroma", "message"),
+    [
+        ((4, 6), (2, 4), r"planes \(4, 6\) and \(2, 4\)"),
+        ((4, 6), (4, 6), r"planes \(4, 6\) and \(4, 6\)"),
+        ((4, 6), (2, 3, 2), r"got uint8 of shape \(2, 3, 2\)"),
+        ((4, 5), (2, 5), "even"),
+    ],
+)
+def test_planes_that_do_not_fit(luma: tuple[int, ...], chroma: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        run((np.zeros(luma, np.uint8), np.zeros(chroma, np.uint8)), width=8, height=8, format="nv12")
+
+
+@pytest.mark.parametrize("filter", FILTERS)
 def test_nothing_behind_the_last_pixel_is_read_into_the_result(filter: str) -> None:
     pixels = noise(41, 31)
     framed = np.full((31, 60, 3), 255, dtype=np.uint8)

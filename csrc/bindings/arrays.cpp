@@ -11,7 +11,9 @@ namespace edgedet {
 namespace {
 
 const char* const kLayouts =
-    "expected a uint8 array, (H, W, 3) for rgb and bgr, (H, W) for gray, (H * 3 / 2, W) for nv12, rows contiguous";
+    "expected a uint8 array, (H, W, 3) for rgb and bgr, (H, W) for gray, (H * 3 / 2, W) or a tuple of planes (H, W) "
+    "and "
+    "(H / 2, W) for nv12, rows contiguous";
 
 std::int32_t side(py::ssize_t size) {
   return size > kMaxImageSide ? kMaxImageSide + 1 : static_cast<std::int32_t>(size);  // validate() refuses the rest
@@ -126,7 +128,9 @@ ImageView image_view(const ArrayInfo& array, PixelFormat format) {
   return view;
 }
 
-ImageView image_view(const py::handle& object, PixelFormat format) {
+namespace {
+
+ArrayInfo array_info(const py::handle& object) {
   if (!py::isinstance<py::array>(object)) {
     refuse(std::string("image: ") + kLayouts + ", got " + std::string(py::str(py::type::of(object))));
   }
@@ -137,7 +141,32 @@ ImageView image_view(const py::handle& object, PixelFormat format) {
   info.dtype = std::string(py::str(array.dtype()));
   info.shape.assign(array.shape(), array.shape() + array.ndim());
   info.strides.assign(array.strides(), array.strides() + array.ndim());
-  return image_view(info, format);
+  return info;
+}
+
+// Planes that lie anywhere, as video decoders and cameras leave them.
+ImageView planes_view(const py::tuple& planes) {
+  const ImageView luma = image_view(array_info(planes[0]), PixelFormat::kGray);
+  const ImageView chroma = image_view(array_info(planes[1]), PixelFormat::kGray);
+  if (luma.width != chroma.width || luma.height != 2 * chroma.height) {
+    refuse(std::string("image: ") + kLayouts + ", got planes (" + std::to_string(luma.height) + ", " +
+           std::to_string(luma.width) + ") and (" + std::to_string(chroma.height) + ", " +
+           std::to_string(chroma.width) + ")");
+  }
+  ImageView view = luma;
+  view.format = PixelFormat::kNv12;
+  view.uv = chroma.data;
+  view.uv_stride = chroma.stride;
+  return view;
+}
+
+}  // namespace
+
+ImageView image_view(const py::handle& object, PixelFormat format) {
+  if (format == PixelFormat::kNv12 && py::isinstance<py::tuple>(object) && py::len(object) == 2) {
+    return planes_view(py::reinterpret_borrow<py::tuple>(object));
+  }
+  return image_view(array_info(object), format);
 }
 
 py::tuple to_arrays(const std::vector<Detection>& detections) {

@@ -52,7 +52,7 @@ struct ArrayInfo {
 // A view of an array's own memory, which must outlive it. Throws Error(kInvalidInput) on another layout than that of
 // `format`.
 ImageView image_view(const ArrayInfo& array, PixelFormat format);
-ImageView image_view(const pybind11::handle& object, PixelFormat format);  // of a NumPy array
+ImageView image_view(const pybind11::handle& object, PixelFormat format);  // of a NumPy array, or NV12's two planes
 
 // (boxes (N, 4), scores (N,), labels (N,))
 pybind11::tuple to_arrays(const std::vector<Detection>& detections);

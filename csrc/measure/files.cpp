@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
-#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
 
 #include <fcntl.h>
 #include <unistd.h>
+
+#include "common/decimal.h"
 
 namespace edgedet::telemetry {
 
@@ -46,8 +46,7 @@ std::optional<double> read_number(const std::string& path, std::string& reason) 
     return std::nullopt;
   }
   double value = 0.0;
-  const auto [end, code] = std::from_chars(text->data(), text->data() + text->size(), value);
-  if (code != std::errc() || !std::isfinite(value)) {
+  if (!parse_decimal(text->substr(0, text->find_first_not_of("0123456789.eE+-")), value)) {
     reason = path + ": expected a number, got \"" + text->substr(0, 40) + "\"";
     return std::nullopt;
   }

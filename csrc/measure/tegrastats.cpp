@@ -1,11 +1,10 @@
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "common/decimal.h"
 #include "edgedet/error.h"
 #include "edgedet/telemetry.h"
 #include "measure/integral.h"
@@ -37,9 +36,7 @@ std::optional<double> milliwatts(std::string_view text) {
       part.remove_suffix(2);
     }
     double value = 0.0;
-    const auto [end, code] = std::from_chars(part.data(), part.data() + part.size(), value);
-    return code == std::errc() && end == part.data() + part.size() && std::isfinite(value) ? std::optional(value)
-                                                                                           : std::nullopt;
+    return parse_decimal(part, value) ? std::optional(value) : std::nullopt;
   };
   if (slash == std::string_view::npos || !number(text.substr(slash + 1))) {
     return std::nullopt;

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 __version__: str
 
+_Image = NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
 _PixelFormat = Literal["rgb", "bgr", "gray", "nv12"]
 _ResizeMode = Literal["stretch", "letterbox"]
 _Filter = Literal["bilinear", "antialias"]
@@ -135,7 +137,7 @@ class Detector:
         """What `load_spec` gave when the detector was made."""
 
     def detect(
-        self, images: Sequence[NDArray[np.uint8]], format: _PixelFormat = "rgb"
+        self, images: Sequence[_Image], format: _PixelFormat = "rgb"
     ) -> tuple[
         list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],
         tuple[float, float, float],
@@ -143,8 +145,8 @@ class Detector:
         """Detects on each image; no image is copied.
 
         Images: (H, W, 3) uint8 for "rgb" and "bgr", (H, W) for "gray", (H * 3 / 2, W) for "nv12" (Y rows, then
-        interleaved UV rows). Rows must be contiguous; the stride between rows is free. Anything else raises
-        `InvalidInputError`.
+        interleaved UV rows) or a tuple of its planes (H, W) and (H / 2, W). Rows must be contiguous; the stride between
+        rows is free. Anything else raises `InvalidInputError`.
 
         Returns per image (boxes (N, 4) float32 xyxy pixels of the image, scores (N,) float32, labels (N,) int32), best
         first, and the milliseconds of the call as (preprocess, inference, decode).
@@ -235,7 +237,7 @@ def read_tegrastats(log: str, interval: float) -> dict[str, Any]:
     """
 
 def preprocess(
-    image: NDArray[np.uint8],
+    image: _Image,
     *,
     width: int,
     height: int,

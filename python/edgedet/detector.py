@@ -22,8 +22,9 @@ from edgedet.known_bad.check import check_before_building
 from edgedet.verdict import Verdict, read_verdict
 
 PixelFormat = Literal["rgb", "bgr", "gray", "nv12"]
+_Pixels = Union[NDArray[np.uint8], Tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 #: An array in the call's pixel format, the two planes (Y, UV) of an NV12 frame, or the path of an image file.
-ImageInput = Union[NDArray[np.uint8], Tuple[NDArray[np.uint8], NDArray[np.uint8]], str, "os.PathLike[str]"]
+ImageInput = Union[_Pixels, str, "os.PathLike[str]"]
 
 _DIMENSIONS = {"rgb": 3, "bgr": 3, "gray": 2, "nv12": 2}
 _SHAPES = {
@@ -225,7 +226,7 @@ class Detector:
             raise InvalidInputError(f"expected format {', '.join(_SHAPES)}, got {format!r}")
         if not images:
             return [], StageTimes(0.0, 0.0, 0.0)
-        arrays: list[NDArray[np.uint8]] = []
+        arrays: list[_Pixels] = []
         from_file: list[bool] = []
         for index, image in enumerate(images):
             if isinstance(image, (str, os.PathLike)):
@@ -289,7 +290,7 @@ class _Pipeline:
         )
         return cls(core, info)
 
-    def detect(self, arrays: list[NDArray[np.uint8]], format: PixelFormat) -> tuple[list[Detections], StageTimes]:
+    def detect(self, arrays: list[_Pixels], format: PixelFormat) -> tuple[list[Detections], StageTimes]:
         raw, times = self.core.detect(arrays, format)
         classes = self.info.classes
         found = [
@@ -299,14 +300,12 @@ class _Pipeline:
         return found, StageTimes(*times)
 
 
-def _as_array(image: object, format: PixelFormat, index: int) -> NDArray[np.uint8]:
+def _as_array(image: object, format: PixelFormat, index: int) -> _Pixels:
     """Checks what the compiled module cannot name well; copies only what it cannot address."""
     if format == "nv12" and isinstance(image, tuple):
-        return _join_planes(image, index)
+        return _check_planes(image, index)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == _DIMENSIONS[format]:
-        row = image.strides[0]
-        packed = image.strides[1:] == ((3, 1) if image.ndim == 3 else (1,)) and row >= image[:1].size
-        return image if packed else np.ascontiguousarray(image)
+        return _addressable(image)
     if isinstance(image, np.ndarray):
         got = f"an array of shape {image.shape} and type {image.dtype}"
         if image.dtype != np.uint8:
@@ -327,11 +326,17 @@ def _as_array(image: object, format: PixelFormat, index: int) -> NDArray[np.uint
     )
 
 
-def _join_planes(planes: tuple[Any, ...], index: int) -> NDArray[np.uint8]:
+def _addressable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    packed = image.strides[1:] == ((3, 1) if image.ndim == 3 else (1,)) and image.strides[0] >= image[:1].size
+    return image if packed else np.ascontiguousarray(image)
+
+
+def _check_planes(planes: tuple[Any, ...], index: int) -> _Pixels:
     if len(planes) == 2 and all(isinstance(plane, np.ndarray) and plane.dtype == np.uint8 for plane in planes):
         luma, chroma = planes
         if luma.ndim == 2 and chroma.size * 2 == luma.size and luma.shape[0] % 2 == 0 and luma.shape[1] % 2 == 0:
-            return np.vstack((luma, chroma.reshape(luma.shape[0] // 2, luma.shape[1])))
+            # A view, unless (H / 2, W / 2, 2) has gaps inside a row.
+            return _addressable(luma), _addressable(chroma.reshape(luma.shape[0] // 2, luma.shape[1]))
     got = ", ".join(f"{getattr(plane, 'shape', type(plane).__name__)}" for plane in planes)
     raise InvalidInputError(
         f"image {index}: expected uint8 planes Y (H, W) and UV (H / 2, W) or (H / 2, W / 2, 2) with even H and W, "

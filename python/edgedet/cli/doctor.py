@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedet import board
 from edgedet.cli.common import output_file, print_table, write_json
 from edgedet.doctor.bundle import examine
 from edgedet.doctor.finding import Finding
@@ -33,15 +35,19 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints; a missing backend is a finding, not a failure."""
-    facts, machine = read_installation(), read_machine()
-    findings = [*installation_findings(facts), *machine_findings(machine)]
+    facts, machine, jetson = read_installation(), read_machine(), board.identify()
+    findings = [*installation_findings(facts), *machine_findings(machine, jetson)]
     report: dict[str, Any] = {"installation": facts, "machine": machine.to_json()}
+    if jetson is not None:
+        report["board"] = asdict(jetson)
     if arguments.bundle is not None:
         report["bundle"], more = examine(arguments.bundle, facts["backends"])
         findings += more
     report["findings"] = [finding.to_json() for finding in findings]
     _print_installation(facts)
     _print_machine(machine)
+    if jetson is not None:
+        _print_board(jetson)
     if arguments.bundle is not None:
         _print_bundle(report["bundle"])
     _print_findings(findings)
@@ -91,9 +97,17 @@ def _print_machine(machine: Machine) -> None:
     print(f"  swap       {swap}")
     print(f"  limit      {limit if machine.limit_bytes is not None else 'none of a container'}")
     print(f"  governor   {machine.governor or 'not available'}")
-    if machine.jetpack is not None:
-        print(f"  Jetson     {machine.jetpack}")
-        print(f"  power mode {machine.power_mode or 'not available'}")
+
+
+def _print_board(jetson: board.Board) -> None:
+    chip = f" ({jetson.chip})" if jetson.chip else ""
+    jetpack = f"JetPack {jetson.jetpack}" if jetson.jetpack else "unknown JetPack"
+    print("\nboard")
+    print(f"  model      {jetson.model}{chip}")
+    print(f"  system     {jetpack}, Jetson Linux {jetson.l4t or 'unknown'}")
+    print(f"  TensorRT   {jetson.tensorrt or 'not installed'}")
+    print(f"  swap       {jetson.swap / 2**30:.1f} GiB on storage, {jetson.zram / 2**30:.1f} GiB of zram")
+    print(f"  power mode {jetson.power_mode or 'unknown'}")
 
 
 def _print_bundle(bundle: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Memory, swap and power mode, from files that anybody may read."""
+"""Memory, swap and the CPU's clock, from files that anybody may read; a Jetson's own are those of edgedet.board."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edgedet.board import Board, advise
 from edgedet.doctor.finding import Finding
 
 _GIB: Final = 1 << 30
@@ -24,18 +25,14 @@ class Machine:
         available_bytes: Of it, that a new program could have.
         swap_bytes: Size of all swap.
         limit_bytes: That a container may use at the most.
-        power_mode: Of a Jetson: the number that nvpmodel has set.
         governor: Of the first CPU's clock.
-        jetpack: The first line of a Jetson's release file.
     """
 
     memory_bytes: int | None
     available_bytes: int | None
     swap_bytes: int | None
     limit_bytes: int | None
-    power_mode: str | None
     governor: str | None
-    jetpack: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -46,30 +43,27 @@ def read_machine(root: Path = Path("/")) -> Machine:
     """Reads the state of this machine. `root`: of the file system, for tests."""
     memory = _meminfo(root / "proc/meminfo")
     limit = _read(root / "sys/fs/cgroup/memory.max")
-    status = _read(root / "var/lib/nvpmodel/status")
-    release = _read(root / "etc/nv_tegra_release")
     return Machine(
         memory_bytes=memory.get("MemTotal"),
         available_bytes=memory.get("MemAvailable"),
         swap_bytes=memory.get("SwapTotal"),
         limit_bytes=int(limit) if limit and limit.isdecimal() else None,
-        power_mode=status.removeprefix("pmode:") if status and status.startswith("pmode:") else None,
         governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        jetpack=release.lstrip("# ") if release else None,
     )
 
 
-def machine_findings(machine: Machine) -> list[Finding]:
-    """What of it slows detectors down or keeps engines from being built."""
+def machine_findings(machine: Machine, jetson: Board | None) -> list[Finding]:
+    """What of it slows detectors down or keeps engines from being built; a Jetson knows more of its swap."""
     found = []
     if machine.available_bytes is not None and machine.available_bytes < _LEAST_AVAILABLE:
         text = f"only {machine.available_bytes / _GIB:.1f} GiB of memory are available"
         found.append(Finding(name="low-memory", text=text, remedy="close other programs, or add swap"))
-    if machine.memory_bytes is not None and machine.memory_bytes < _SMALL and machine.swap_bytes == 0:
+    memory, swap = machine.memory_bytes, machine.swap_bytes
+    if memory is not None and memory < _SMALL and swap == 0 and jetson is None:
         found.append(
             Finding(
                 name="no-swap",
-                text=f"{machine.memory_bytes / _GIB:.1f} GiB of memory, no swap: TensorRT may be killed as it builds",
+                text=f"{memory / _GIB:.1f} GiB of memory, no swap: TensorRT may be killed as it builds",
                 remedy="sudo fallocate -l 4G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && "
                 "sudo swapon /swapfile",
             )
@@ -77,14 +71,11 @@ def machine_findings(machine: Machine) -> list[Finding]:
     if machine.governor == "powersave":
         remedy = "sudo cpupower frequency-set -g performance"
         found.append(Finding(name="governor", text="the CPU saves power (governor powersave)", remedy=remedy))
-    if machine.jetpack is not None and machine.power_mode not in (None, "0000"):
-        found.append(
-            Finding(
-                name="power-mode",
-                text=f"nvpmodel has set mode {machine.power_mode}, which may not be the fastest",
-                remedy="sudo nvpmodel -q shows it; mode 0 is the fastest on most boards: sudo nvpmodel -m 0",
-            )
-        )
+    if jetson is not None:
+        found += [
+            Finding(name="board", text=f"expected {advice.expected}, got {advice.got}", remedy=advice.remedy)
+            for advice in advise(jetson)
+        ]
     return found
 
 

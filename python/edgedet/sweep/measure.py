@@ -153,10 +153,9 @@ def run_child(request: Mapping[str, Any], progress: Callable[[int], None]) -> di
     """Runs `edgedet.sweep.child`: its facts, or an error in whichever way it ended."""
     command = [sys.executable, "-m", "edgedet.sweep.child"]
     answer: dict[str, Any] = {}
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
+    with tempfile.TemporaryFile() as errors, subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
