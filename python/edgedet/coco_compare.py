@@ -94,9 +94,11 @@ def match_run(
     Returns:
         AP of any subset of the images, and pycocotools' figures of all of them.
     """
+    if len(detections) != len(images):
+        raise ValueError(f"expected detections of {len(images)} images, got {len(detections)}")
     results = [
         entry
-        for found, image in zip(detections, images, strict=True)
+        for found, image in zip(detections, images)
         for entry in found.to_coco(image.id, categories)
         if entry["category_id"] >= 0
     ]

@@ -15,7 +15,7 @@ _MAX_MB = 1 << 20
 _MAX_BATCH = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EngineOptions:
     """How TensorRT builds and runs an engine. OpenVINO builds none, and uses none of these.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_ulong, c_void_p
-from functools import cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -164,7 +164,7 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
 }
 
 
-@cache
+@lru_cache(maxsize=None)
 def load() -> SimpleNamespace:
     """Opens GStreamer and starts it, once: its functions by name. All of them release the GIL.
 

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Tuple
 
 from edgedet.known_bad import patterns
 from edgedet.onnx_graph import OnnxGraph
 
-Version: TypeAlias = tuple[int, int]
+Version = Tuple[int, int]
 
 _TRT: Final = "https://github.com/NVIDIA/TensorRT/issues/"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class KnownBad:
     """One combination.
 
     Attributes:
         name: Short, for people and for JSON.
         backend: On which it is bad.
+        symptom: What happens.
+        remedy: What helps.
+        sources: Where it was reported, or the page of this project that says how it was measured.
         since: First version (major, minor) in which it was seen or can be.
         until: Last one, None where no later version is known to be free of it.
         precisions: In which it is bad, empty for all.
@@ -31,22 +34,19 @@ class KnownBad:
             be known.
         graph: Whether the network has what it takes; None: any has.
         certain: The engine cannot be built, or is wrong whatever the weights are.
-        symptom: What happens.
-        remedy: What helps.
-        sources: Where it was reported, or the page of this project that says how it was measured.
     """
 
     name: str
     backend: str
+    symptom: str
+    remedy: str
+    sources: tuple[str, ...]
     since: Version = (0, 0)
     until: Version | None = None
     precisions: tuple[str, ...] = ()
     capability: Callable[[Version], bool] | None = None
     graph: Callable[[OnnxGraph], bool] | None = None
     certain: bool = False
-    symptom: str
-    remedy: str
-    sources: tuple[str, ...]
 
     def covers(self, version: Version) -> bool:
         """Whether this version of the backend is affected."""

@@ -84,7 +84,7 @@ def unpack(path: Path, classes: list[str]) -> list[Detections]:
         parts = [np.split(arrays[key], ends) for key in ("boxes", "scores", "labels")]
     return [
         Detections(boxes, scores, labels, [classes[label] for label in labels.tolist()])
-        for boxes, scores, labels in zip(*parts, strict=True)
+        for boxes, scores, labels in zip(*parts)
     ]
 
 

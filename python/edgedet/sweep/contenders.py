@@ -17,7 +17,7 @@ FP32 = "FP32"
 BEST = "best mixed"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contender:
     """One engine of the comparison.
 

@@ -47,7 +47,7 @@ def as_markdown(rows: Sequence[Row], about: Mapping[str, Any], sentence: str) ->
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
-    for row, entry in zip(rows, cells, strict=True):
+    for row, entry in zip(rows, cells):
         values = [value.replace("|", "\\|") for value in entry.values()]
         if row.contender.name in best:
             values = [f"**{value}**" if value else "" for value in values]

@@ -14,7 +14,7 @@ from edgedet.sweep.contenders import FP32, Contender
 from edgedet.turns import ratio_of_medians
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """One contender and what was measured of it; figures are None where it did not run.
 
@@ -107,7 +107,7 @@ def recommended(rows: Sequence[Row], max_drop: float) -> Row | None:
         and (row.ratio or 0.0) + 2.0 * (row.ratio_se or 0.0) < 1.0
         and (row.drop or 0.0) <= allowed_drop(max_drop, row.drop_se or 0.0)
     ]
-    return min(fit, key=lambda row: row.ratio or 0.0, default=None)
+    return min(fit, key=lambda row: row.ratio or 0.0) if fit else None
 
 
 def advice(rows: Sequence[Row], max_drop: float) -> str:

@@ -20,7 +20,7 @@ from edgedet.sweep.report import as_csv, as_json, as_markdown
 from edgedet.sweep.rows import Row, advice, timed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SweepOptions:
     """What is compared, and how long that may take.
 
