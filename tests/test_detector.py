@@ -7,7 +7,7 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -419,3 +419,26 @@ def test_detections_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(edgedet.Error, match="pip install supervision"):
         three().to_supervision()
+
+
+class OnDevice:
+    """What an array in a GPU's memory says of itself."""
+
+    __cuda_array_interface__: ClassVar = {"shape": (48, 80, 3), "typestr": "|u1", "data": (4096, False), "version": 3}
+
+
+class OnDeviceByDlpack:
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, **_: object) -> object:
+        raise AssertionError("not to be asked for here")
+
+
+@pytest.mark.parametrize("image", [OnDevice(), OnDeviceByDlpack()])
+def test_an_array_in_device_memory_is_for_a_gpu(detector: Detector, image: object) -> None:
+    with pytest.raises(edgedet.InvalidInputError, match="expected host memory, which is what openvino reads"):
+        detector(image)  # type: ignore[call-overload]
+    with pytest.raises(edgedet.InvalidInputError, match="host memory"):
+        detector([ORANGE, image])  # type: ignore[list-item]
+    check_orange(detector(ORANGE))

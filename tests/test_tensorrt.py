@@ -23,7 +23,7 @@ from benchmarks.tensorrt.oracle import compare
 from benchmarks.tensorrt.other_programs import PythonEngine, compile_oracle, run_oracle
 from benchmarks.tensorrt.record import NotMeasured
 from benchmarks.tensorrt.reference import onnxruntime_detector
-from benchmarks.tensorrt.runtime import plan_bytes, raw_outputs, swap
+from benchmarks.tensorrt.runtime import plan_bytes, raw_outputs
 from benchmarks.tensorrt.stress import same
 from calibration.inputs import network_input
 from calibration.matching import drift
@@ -252,7 +252,7 @@ def test_a_swap_under_traffic_loses_no_answer(tmp_path: Path, cache: Path) -> No
         thread.start()
     try:
         for turn in range(5):
-            swap(detector, one if turn % 2 else other)
+            detector.swap(one if turn % 2 else other)
     except NotMeasured as reason:
         pytest.skip(str(reason))
     finally:
@@ -365,17 +365,12 @@ def test_without_tensorrt_the_detector_says_why_and_how(tiny_bundle: Path, tmp_p
     [
         ["predict", "BUNDLE", "PICTURE", "--backend", "tensorrt"],
         ["bench", "BUNDLE", "--backend", "tensorrt"],
-        ["build", "BUNDLE"],
+        ["build", "BUNDLE", "--backend", "tensorrt"],
     ],
     ids=lambda command: command[0],
 )
 def test_without_tensorrt_commands_say_why(command: list[str], tiny_bundle: Path, picture: Path) -> None:
     words = {"BUNDLE": str(tiny_bundle), "PICTURE": str(picture)}
-    listed = subprocess.run(
-        [sys.executable, "-m", "edgedet", "--help"], capture_output=True, text=True, check=True, timeout=120
-    )
-    if command[0] not in listed.stdout:
-        pytest.skip(f"this edgedet has no command {command[0]}")
     filled = [words.get(word, word) for word in command]
     done = subprocess.run(
         [sys.executable, "-m", "edgedet", *filled],

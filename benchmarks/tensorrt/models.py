@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from benchmarks.tensorrt.thin import restore
 from edgedet import InvalidInputError
+from edgedet.bundle import Precision
 
 FORMAT = 1
 PREPARED = "prepared.json"
@@ -54,9 +55,9 @@ class Engine:
         return f"{self.model} {self.variant}" + (f" batch {self.batch}" if self.batch > 1 else "")
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """As the bundle names it."""
-        return self.variant.partition("+")[0].partition(" ")[0]
+        return cast(Precision, self.variant.partition("+")[0].partition(" ")[0])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import edgedet
 from benchmarks.cuda_frames.figures import summary
 from benchmarks.tensorrt.models import Engine
 from benchmarks.tensorrt.record import NotMeasured, Row, Step
-from benchmarks.tensorrt.runtime import Scene, open_detector, photos, with_plugin
+from benchmarks.tensorrt.runtime import Scene, fused_bundle, open_detector, photos
 from benchmarks.tensorrt.speed import HEIGHT, WIDTH, in_turns, wall
 from benchmarks.tensorrt.stress import same
 from calibration.matching import drift
@@ -30,10 +30,10 @@ def _step(scene: Scene, engine: Engine) -> Step:
 
 
 def compare(scene: Scene, engine: Engine) -> Row:
-    asked = with_plugin()
+    fused = fused_bundle(scene.prepared.bundle(engine), engine.precision, scene.work / "fused" / engine.model)
     detectors = {
         GATHER: open_detector(scene, engine),
-        FUSED: open_detector(scene, engine, cache=scene.work / "fused" / engine.model, **asked),
+        FUSED: open_detector(scene, engine, bundle=fused, cache=scene.work / "engines" / f"fused_{engine.model}"),
     }
     images = photos(scene, 16)
     found = {name: [detector(image) for image in images] for name, detector in detectors.items()}

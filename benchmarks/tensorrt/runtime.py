@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 import edgedet
 from benchmarks.tensorrt.models import Engine, Prepared
 from benchmarks.tensorrt.record import NotMeasured
-from edgedet import BackendError, InvalidInputError, _core
+from calibration.fusion.choice import fused_model, gather_file
+from calibration.inputs import fused_name
+from edgedet import BackendError, InvalidInputError, ModelError, _core
+from edgedet.bundle import Precision, add_file, name_model
 
 # An entry of the engine cache: this word, then key, size and digest in hexadecimal digits, then the plan.
 _MAGIC = b"edgedet engine 1\n"
@@ -45,29 +48,17 @@ class Scene:
         return max(int(full * self.scale), 4)
 
 
-def engine_options(**wanted: Any) -> dict[str, Any]:
-    """Detector's `engine` argument with these fields of `edgedet.EngineOptions`.
-
-    Raises:
-        NotMeasured: this edgedet has none, or not these fields.
-    """
-    kind = getattr(edgedet, "EngineOptions", None)
-    if kind is None or "engine" not in inspect.signature(edgedet.Detector).parameters:
-        raise NotMeasured("this edgedet has no EngineOptions")
-    known = {entry.name for entry in fields(kind)}
-    if missing := sorted(set(wanted) - known):
-        raise NotMeasured(f"this edgedet's EngineOptions has no {', '.join(missing)}")
-    return {"engine": kind(**wanted)}
-
-
 def cache_of(scene: Scene, engine: Engine) -> Path:
     """The folder of one engine, so that the one file in it is that engine."""
     return scene.work / "engines" / engine.key.replace(" ", "_").replace("+", "_")
 
 
-def open_detector(scene: Scene, engine: Engine, *, cache: Path | None = None, **more: Any) -> edgedet.Detector:
+def open_detector(
+    scene: Scene, engine: Engine, *, cache: Path | None = None, bundle: Path | None = None, **more: Any
+) -> edgedet.Detector:
     """A detector on an engine, which is built where it is not in the cache.
 
+    bundle: another one than the engine's own.
     more: fields of EngineOptions beyond the batch sizes.
 
     Raises:
@@ -80,27 +71,19 @@ def open_detector(scene: Scene, engine: Engine, *, cache: Path | None = None, **
         wanted["calibrator"] = "entropy"
     if engine.variant == "int8+fp16" and tensorrt_version() < (10, 0):
         raise NotMeasured("needs TensorRT 10 or newer; before, the INT8 file runs with the FP16 flag for the rest")
-    options = engine_options(**wanted) if wanted else {}
     return edgedet.Detector(
-        scene.prepared.bundle(engine),
+        bundle or scene.prepared.bundle(engine),
         backend=scene.backend,
         precision=engine.precision if scene.backend == "tensorrt" else "fp32",
         cache_dir=cache or cache_of(scene, engine),
-        **options,
+        engine=edgedet.EngineOptions(**wanted),
     )
 
 
 def network_times(detector: edgedet.Detector, *, batch: int, calls: int) -> list[float]:
-    """Milliseconds of the engine alone, replayed as a CUDA graph.
-
-    Raises:
-        NotMeasured: this edgedet does not time it.
-    """
-    timer = getattr(detector, "time_network", None)
-    if timer is None:
-        raise NotMeasured("this edgedet has no Detector.time_network")
-    times = timer(batch, calls)
-    return [float(value) for value in times]
+    """Milliseconds of the engine alone, replayed as a CUDA graph."""
+    frame = np.zeros((detector.info.height, detector.info.width, 3), np.uint8)
+    return detector.core.time_parts([frame] * batch, "rgb", calls).network
 
 
 def detect_on_device(detector: edgedet.Detector, frame: Any) -> Callable[[], object]:
@@ -116,36 +99,26 @@ def detect_on_device(detector: edgedet.Detector, frame: Any) -> Callable[[], obj
     return lambda: detector([frame], format="bgr")
 
 
-def swap(detector: edgedet.Detector, bundle: Path) -> None:
-    """Another bundle under the same detector.
-
-    Raises:
-        NotMeasured: this edgedet cannot.
-    """
-    change = getattr(detector, "swap", None)
-    if change is None:
-        raise NotMeasured("this edgedet has no Detector.swap")
-    change(bundle)
-
-
 def raw_outputs(detector: edgedet.Detector, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """The network alone: (N, 3, H, W) to its outputs by name."""
-    return detector._core.infer(np.ascontiguousarray(tensor))
+    return detector.core.infer(np.ascontiguousarray(tensor))
 
 
-def with_plugin() -> dict[str, Any]:
-    """What asks for fused deformable attention.
+def fused_bundle(bundle: Path, precision: Precision, folder: Path) -> Path:
+    """A copy of a bundle whose model of a precision has fused deformable attention.
 
     Raises:
-        NotMeasured: this edgedet has no such plugin.
+        NotMeasured: its attention is of a form that cannot be fused.
     """
-    for name in ("fused_attention", "plugin"):
-        try:
-            engine_options(**{name: True})
-        except NotMeasured:
-            continue
-        return {name: True}
-    raise NotMeasured("this edgedet has no plugin for deformable attention")
+    try:
+        content = fused_model(bundle, precision)[0].SerializeToString()
+    except ModelError as error:
+        raise NotMeasured(str(error)) from None
+    copy = Path(shutil.copytree(bundle, folder, dirs_exist_ok=True))
+    name = fused_name(gather_file(bundle, precision))
+    add_file(copy, name, content)
+    name_model(copy, precision, "tensorrt", name)
+    return copy
 
 
 def tensorrt_version() -> tuple[int, int]:

@@ -13,7 +13,7 @@ import edgedet
 from benchmarks.tensorrt.growth import growth
 from benchmarks.tensorrt.models import TRAINED, Engine
 from benchmarks.tensorrt.record import NotMeasured, Row, Step
-from benchmarks.tensorrt.runtime import Scene, device_used, open_detector, photos, resident, swap
+from benchmarks.tensorrt.runtime import Scene, device_used, open_detector, photos, resident
 from edgedet import Detections
 
 Detect = Callable[[Any], Detections]
@@ -138,7 +138,7 @@ def swap_under_traffic(scene: Scene, engine: Engine) -> Row:
         running = [pool.submit(work, place) for place in range(4)]
         try:
             for turn in range(swaps):
-                swap(detector, second if turn % 2 == 0 else first)
+                detector.swap(second if turn % 2 == 0 else first)
         finally:
             stop.set()
         for one in running:

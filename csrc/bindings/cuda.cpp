@@ -19,42 +19,6 @@ namespace edgedet {
 
 namespace {
 
-// Images of one call: views, and what keeps them alive.
-struct Images {
-  std::vector<ImageView> views;
-  std::vector<py::object> owners;
-  frame::Source source;
-};
-
-// All images are NumPy arrays, or all are in memory that the device can read.
-Images read_images(const py::sequence& images, const std::string& format, int device, std::uintptr_t stream) {
-  const PixelFormat pixels = pixel_format(format);
-  Images read;
-  for (const py::handle image : images) {
-    const bool on_device = is_device_array(image);
-    if (!read.views.empty() && on_device != (read.source.memory == frame::Source::Memory::kReadable)) {
-      refuse("images: expected all in host memory or all in device memory, got both");
-    }
-    if (!on_device) {
-      read.views.push_back(image_view(image, pixels));
-      read.owners.push_back(py::reinterpret_borrow<py::object>(image));
-      continue;
-    }
-    read.source.memory = frame::Source::Memory::kReadable;
-    DeviceArray array = device_array(image, device, stream);
-    if (array.has_producer) {
-      if (read.source.has_producer && read.source.producer != to_pointer(array.producer)) {
-        refuse("images: expected one stream that writes them all, got several; synchronise them first");
-      }
-      read.source.has_producer = true;
-      read.source.producer = to_pointer(array.producer);
-    }
-    read.views.push_back(image_view(array.info, pixels));
-    read.owners.push_back(std::move(array.owner));
-  }
-  return read;
-}
-
 const char* type_string(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
@@ -185,7 +149,7 @@ class PyFramePool {
   }
 
   PyTicket submit(const py::sequence& images, const std::string& format, double timeout) {
-    Images read = read_images(images, format, device_, reinterpret_cast<std::uintptr_t>(intake_.get()));
+    Images read = read_images(images, format, device_, [this] { return intake_.get(); });
     frame::FramePool::Ticket ticket;
     {
       const py::gil_scoped_release release;
@@ -258,7 +222,7 @@ class PyPreprocessor {
       : spec_(spec), type_(type), device_(device), operation_(spec, type, device, max_batch, max_width, max_height) {}
 
   void run(const py::sequence& images, const py::object& out, const std::string& format, std::uintptr_t stream) {
-    const Images read = read_images(images, format, device_, stream);
+    const Images read = read_images(images, format, device_, [stream] { return to_pointer(stream); });
     for (const ImageView& view : read.views) {
       frame::check_readable(view.data, device_, "image");
     }

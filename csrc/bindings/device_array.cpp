@@ -162,4 +162,33 @@ DeviceArray device_array(const py::handle& object, int device, std::uintptr_t st
   refuse(kExpected + std::string(py::str(py::type::of(object))));
 }
 
+Images read_images(const py::sequence& images, const std::string& format, int device,
+                   const std::function<void*()>& stream) {
+  const PixelFormat pixels = pixel_format(format);
+  Images read;
+  for (const py::handle image : images) {
+    const bool on_device = is_device_array(image);
+    if (!read.views.empty() && on_device != (read.source.memory == ImageSource::Memory::kReadable)) {
+      refuse("images: expected all in host memory or all in device memory, got both");
+    }
+    if (!on_device) {
+      read.views.push_back(image_view(image, pixels));
+      read.owners.push_back(py::reinterpret_borrow<py::object>(image));
+      continue;
+    }
+    read.source.memory = ImageSource::Memory::kReadable;
+    DeviceArray array = device_array(image, device, reinterpret_cast<std::uintptr_t>(stream()));
+    if (array.has_producer) {
+      if (read.source.has_producer && read.source.producer != to_pointer(array.producer)) {
+        refuse("images: expected one stream that writes them all, got several; synchronise them first");
+      }
+      read.source.has_producer = true;
+      read.source.producer = to_pointer(array.producer);
+    }
+    read.views.push_back(image_view(array.info, pixels));
+    read.owners.push_back(std::move(array.owner));
+  }
+  return read;
+}
+
 }  // namespace edgedet

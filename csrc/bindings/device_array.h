@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
 
 #include <pybind11/pybind11.h>
 
@@ -27,5 +30,17 @@ bool is_device_array(const pybind11::handle& object);
 // __cuda_array_interface__ it names the stream to wait for. Throws Error(kInvalidInput) on what is neither, on another
 // device than `device`, on an interface that breaks its own rules.
 DeviceArray device_array(const pybind11::handle& object, int device, std::uintptr_t stream);
+
+// Images of one call: views, and what keeps them alive.
+struct Images {
+  std::vector<ImageView> views;
+  std::vector<pybind11::object> owners;
+  ImageSource source;
+};
+
+// All images are NumPy arrays, or all are in memory that the device can read. `stream` gives the stream (a
+// cudaStream_t) on which the latter are awaited; it is asked once there are any.
+Images read_images(const pybind11::sequence& images, const std::string& format, int device,
+                   const std::function<void*()>& stream);
 
 }  // namespace edgedet

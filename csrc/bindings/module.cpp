@@ -8,6 +8,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/cuda.h"
+#include "bindings/device_array.h"
 #include "bindings/engines.h"
 #include "bindings/measure.h"
 #include "common/thread_pool.h"
@@ -15,6 +16,7 @@
 #include "edgedet/bundle.h"
 #include "edgedet/detector.h"
 #include "edgedet_build_info.h"
+#include "frame/device.h"
 #include "kernels/ops.h"
 
 namespace py = pybind11;
@@ -210,24 +212,19 @@ py::tuple decode_scored(const py::array_t<std::int64_t, py::array::c_style>& lab
 class PyDetector {
  public:
   PyDetector(const std::string& bundle, const DetectorOptions& options)
-      : detector_(bundle, options), spec_(load_model_spec(bundle, FileCheck::kNone)) {}
+      : detector_(bundle, options), spec_(load_model_spec(bundle, FileCheck::kNone)), device_(options.engine.device) {}
 
   const Detector& detector() const { return detector_; }
   py::dict spec() const { return to_dict(spec_); }
 
   py::tuple detect(const py::sequence& images, const std::string& format) const {
-    const PixelFormat pixels = pixel_format(format);
-    std::vector<py::object> owners;  // keeps the arrays alive even if another thread changes the sequence
-    std::vector<ImageView> views;
-    for (const py::handle image : images) {
-      owners.push_back(py::reinterpret_borrow<py::object>(image));
-      views.push_back(image_view(image, pixels));
-    }
+    // Keeps the arrays alive even if another thread changes the sequence.
+    const Images read = read_images(images, format, device_, [this] { return intake(); });
     std::vector<std::vector<Detection>> out;
     StageTimes times;
     {
       const py::gil_scoped_release release;
-      detector_.detect(views.data(), views.size(), out, &times);
+      detector_.detect(read.views.data(), read.views.size(), out, &times, read.source);
     }
     py::list results;
     for (const auto& detections : out) {
@@ -284,8 +281,22 @@ class PyDetector {
   }
 
  private:
+  // The stream on which images in device memory are awaited. Held under the GIL.
+  void* intake() const {
+    if (detector_.gpu().empty()) {
+      refuse("images: expected host memory, which is what " + detector_.backend() +
+             " reads, got a device's; copy them to the host, or choose the backend tensorrt");
+    }
+    if (!intake_) {
+      intake_ = frame::make_stream(device_);
+    }
+    return intake_.get();
+  }
+
   Detector detector_;
   ModelSpec spec_;
+  int device_;
+  mutable std::shared_ptr<void> intake_;
 };
 
 std::unique_ptr<PyDetector> make_detector(const std::string& bundle, const std::string& backend,

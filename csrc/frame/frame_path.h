@@ -14,17 +14,7 @@
 
 namespace edgedet::frame {
 
-// Where the planes of the images of one call are.
-struct Source {
-  enum class Memory : std::uint8_t {
-    kHost,      // anywhere; copied before submit returns
-    kReadable,  // the device reads them in place: device, managed or pinned memory
-  };
-  Memory memory = Memory::kHost;
-  // kReadable: the stream (a cudaStream_t) whose queued work writes the images; it is waited for on the device.
-  bool has_producer = false;
-  void* producer = nullptr;
-};
+using Source = ImageSource;
 
 enum class HeadForm : std::uint8_t {
   kLogits,  // logits (rows, classes), boxes (rows, 4) cxcywh in [0, 1] of the network input

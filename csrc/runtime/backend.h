@@ -19,7 +19,8 @@ class Backend {
   Backend& operator=(const Backend&) = delete;
 
   // As in Detector. Thread-safe. `out` has room for `count` images.
-  virtual void detect(const ImageView* images, std::size_t count, std::vector<Detection>* out, StageTimes& times) = 0;
+  virtual void detect(const ImageView* images, std::size_t count, const ImageSource& source,
+                      std::vector<Detection>* out, StageTimes& times) = 0;
   virtual std::vector<Tensor> infer(const float* input, std::size_t batch) = 0;
   virtual PartTimes time_parts(const ImageView* images, std::size_t count, int calls) = 0;
   virtual std::string gpu() const { return {}; }

@@ -81,12 +81,13 @@ void Detector::swap(const std::string& bundle, const DetectorOptions& options) {
 std::shared_ptr<const RunInfo> Detector::running() const { return impl_->pipeline()->info; }
 
 std::shared_ptr<const RunInfo> Detector::detect(const ImageView* images, std::size_t count,
-                                                std::vector<std::vector<Detection>>& out, StageTimes* times) const {
+                                                std::vector<std::vector<Detection>>& out, StageTimes* times,
+                                                const ImageSource& source) const {
   check(images, count);
   out.resize(count);
   StageTimes spent;
   const std::shared_ptr<const Pipeline> pipeline = impl_->pipeline();
-  pipeline->backend->detect(images, count, out.data(), spent);
+  pipeline->backend->detect(images, count, source, out.data(), spent);
   if (times != nullptr) {
     *times = spent;
   }

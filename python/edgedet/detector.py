@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Tuple, Union, overload
+from typing import Any, Literal, Tuple, Union, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,7 +196,8 @@ class Detector:
             images: An image, or a list that may mix arrays and paths. Arrays are uint8: (H, W, 3) for "rgb" and "bgr",
                 (H, W) for "gray", (H * 3 / 2, W) or a tuple of planes (Y, UV) for "nv12". Arrays are not copied,
                 except views whose rows are not contiguous, such as ``image[..., ::-1]``. A path is read with
-                :func:`edgedet.read_image`.
+                :func:`edgedet.read_image`. On TensorRT the arrays of a call may also all be in the GPU's memory
+                (torch, CuPy, anything with DLPack or ``__cuda_array_interface__``) and are read there.
             format: Pixel format of the arrays. Files are not affected by it.
 
         Returns:
@@ -304,6 +305,8 @@ def _as_array(image: object, format: PixelFormat, index: int) -> _Pixels:
     """Checks what the compiled module cannot name well; copies only what it cannot address."""
     if format == "nv12" and isinstance(image, tuple):
         return _check_planes(image, index)
+    if _on_device(image):
+        return cast("NDArray[np.uint8]", image)  # the compiled module asks it for its memory, and names what is wrong
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == _DIMENSIONS[format]:
         return _addressable(image)
     if isinstance(image, np.ndarray):
@@ -324,6 +327,14 @@ def _as_array(image: object, format: PixelFormat, index: int) -> _Pixels:
     raise InvalidInputError(
         f"image {index}: expected a path or a {_SHAPES[format]} (format={format!r}), got {got}; {remedy}",
     )
+
+
+def _on_device(image: object) -> bool:
+    """Whether it says that it is in the memory of a device (1 is the CPU of DLPack)."""
+    device = getattr(image, "__dlpack_device__", None)
+    if isinstance(image, np.ndarray) or device is None:
+        return hasattr(image, "__cuda_array_interface__")
+    return bool(device()[0] != 1)
 
 
 def _addressable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

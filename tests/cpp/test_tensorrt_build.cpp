@@ -12,6 +12,7 @@
 #include "backends/tensorrt/tensorrt_backend.h"
 #include "check.h"
 #include "common/files.h"
+#include "device_frames.h"
 #include "fake_library.h"
 #include "frames.h"
 #include "kernels/ops.h"
@@ -246,7 +247,7 @@ TEST(detectors_keep_to_a_memory_limit) {
   std::vector<Detection> out;
   StageTimes times;
   CHECK_THROWS(ErrorKind::kBackend, "memory_limit_mb: expected at most 64 MiB",
-               backend->detect(&large.view, 1, &out, times));
+               backend->detect(&large.view, 1, {}, &out, times));
   world.options.requests = 8;
   CHECK_THROWS(ErrorKind::kBackend, "8 frame paths", make(world.spec, world.model, world.options));
 }
@@ -334,7 +335,7 @@ TEST(backend_runs_what_it_built) {
             1 + (t * 3 + round) % views.size();  // more than one launch, more than there are paths
         std::vector<std::vector<Detection>> out(count);
         StageTimes times;
-        backend->detect(views.data(), count, out.data(), times);
+        backend->detect(views.data(), count, {}, out.data(), times);
         for (std::size_t i = 0; i < count; ++i) {
           wrong += same(out[i], expected(frames[i], world)) ? 0 : 1;
         }
@@ -349,9 +350,29 @@ TEST(backend_runs_what_it_built) {
   views[7].data = nullptr;
   std::vector<std::vector<Detection>> out(views.size());
   StageTimes times;
-  CHECK_THROWS(ErrorKind::kInvalidInput, "", backend->detect(views.data(), views.size(), out.data(), times));
-  backend->detect(views.data(), 7, out.data(), times);
+  CHECK_THROWS(ErrorKind::kInvalidInput, "", backend->detect(views.data(), views.size(), {}, out.data(), times));
+  backend->detect(views.data(), 7, {}, out.data(), times);
   CHECK(same(out[6], expected(frames[6], world)));
+}
+
+TEST(backend_reads_images_in_device_memory) {
+  World world;
+  world.options.requests = 2;
+  const auto backend = make(world.spec, world.model, world.options);
+  const std::vector<Frame> frames = frames_of(8);
+  std::vector<test::DeviceFrame> uploaded;
+  std::vector<ImageView> views;
+  for (const Frame& frame : frames) {
+    views.push_back(uploaded.emplace_back(frame).view);
+  }
+  ImageSource source;
+  source.memory = ImageSource::Memory::kReadable;
+  std::vector<std::vector<Detection>> out(views.size());
+  StageTimes times;
+  backend->detect(views.data(), views.size(), source, out.data(), times);
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    CHECK(same(out[i], expected(frames[i], world)));
+  }
 }
 
 TEST(engines_side_by_side) {
@@ -364,14 +385,14 @@ TEST(engines_side_by_side) {
   std::vector<Detection> out;
   StageTimes times;
   for (int round = 0; round < 3; ++round) {
-    a->detect(&frames[0].view, 1, &out, times);
+    a->detect(&frames[0].view, 1, {}, &out, times);
     CHECK(same(out, expected(frames[0], first)));
-    b->detect(&frames[0].view, 1, &out, times);
+    b->detect(&frames[0].view, 1, {}, &out, times);
     CHECK(same(out, expected(frames[0], second)));
   }
   const std::size_t both = host_cuda::counters().device_bytes;
   b.reset();
   CHECK(host_cuda::counters().device_bytes < both);
-  a->detect(&frames[0].view, 1, &out, times);
+  a->detect(&frames[0].view, 1, {}, &out, times);
   CHECK(same(out, expected(frames[0], first)));
 }

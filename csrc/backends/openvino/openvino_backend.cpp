@@ -201,7 +201,13 @@ class OpenvinoBackend final : public Backend {
     guarded(ErrorKind::kBackend, path, [&] { make_requests(spec, options); });
   }
 
-  void detect(const ImageView* images, std::size_t count, std::vector<Detection>* out, StageTimes& times) override {
+  void detect(const ImageView* images, std::size_t count, const ImageSource& source, std::vector<Detection>* out,
+              StageTimes& times) override {
+    if (source.memory != ImageSource::Memory::kHost) {
+      throw Error(ErrorKind::kInvalidInput,
+                  "images: expected host memory, which is what OpenVINO reads, got a device's; copy them to the host, "
+                  "or choose the backend tensorrt");
+    }
     const auto begin = Clock::now();
     Clock::duration preprocessing{};
     Clock::duration decoding{};

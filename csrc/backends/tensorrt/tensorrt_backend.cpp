@@ -44,14 +44,15 @@ class InFlight {
   bool empty() const noexcept { return count_ == 0; }
 
   // A call that holds paths never waits for another call's: it finishes its own oldest first.
-  void start(frame::FramePool& pool, const ImageView* images, std::size_t count, std::vector<Detection>* out) {
+  void start(frame::FramePool& pool, const ImageView* images, std::size_t count, const ImageSource& source,
+             std::vector<Detection>* out) {
     for (; !empty(); finish_oldest()) {
-      if (auto ticket = pool.try_submit(images, count, {})) {
+      if (auto ticket = pool.try_submit(images, count, source)) {
         add(std::move(*ticket), out);
         return;
       }
     }
-    add(pool.submit(images, count, {}, kForEver), out);
+    add(pool.submit(images, count, source, kForEver), out);
   }
 
   void finish_oldest() {
@@ -103,13 +104,14 @@ class TensorrtBackend final : public Backend {
 
   // Upload, preprocessing, network and decoding of a frame are one graph, whose parts cannot be told apart from
   // outside: all of the time is given as inference.
-  void detect(const ImageView* images, std::size_t count, std::vector<Detection>* out, StageTimes& times) override {
+  void detect(const ImageView* images, std::size_t count, const ImageSource& source, std::vector<Detection>* out,
+              StageTimes& times) override {
     const auto begin = Clock::now();
     const std::shared_lock<std::shared_mutex> lock = pool_for(images, count);
     InFlight flying;
     for (std::size_t done = 0; done < count;) {
       const std::size_t batch = std::min(count - done, ports_.max_batch);
-      flying.start(*pool_, images + done, batch, out + done);
+      flying.start(*pool_, images + done, batch, source, out + done);
       done += batch;
     }
     while (!flying.empty()) {

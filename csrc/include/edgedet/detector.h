@@ -86,9 +86,11 @@ class Detector {
   int threads() const { return running()->threads; }
   int requests() const { return running()->requests; }
 
-  // out[i] holds the detections of images[i], best first. Returns what ran; `times` may be null. Throws Error.
+  // out[i] holds the detections of images[i], best first. Returns what ran; `times` may be null. Images that are not in
+  // the host's memory are for backends on a GPU. Throws Error.
   std::shared_ptr<const RunInfo> detect(const ImageView* images, std::size_t count,
-                                        std::vector<std::vector<Detection>>& out, StageTimes* times = nullptr) const;
+                                        std::vector<std::vector<Detection>>& out, StageTimes* times = nullptr,
+                                        const ImageSource& source = {}) const;
 
   // The network alone, for comparing engines: the outputs that model.json names. `input` is (batch, 3, height, width)
   // as preprocess gives.

@@ -23,6 +23,18 @@ struct ImageView {
   std::ptrdiff_t uv_stride = 0;      // kNv12 only
 };
 
+// Where the pixels of the images of one call are.
+struct ImageSource {
+  enum class Memory : std::uint8_t {
+    kHost,      // anywhere; copied before the device is asked for anything
+    kReadable,  // the device reads them in place: device, managed or pinned memory
+  };
+  Memory memory = Memory::kHost;
+  // kReadable: the stream (a cudaStream_t) whose queued work writes the images; it is waited for on the device.
+  bool has_producer = false;
+  void* producer = nullptr;
+};
+
 enum class ResizeMode : std::uint8_t {
   kStretch,    // both axes to the network size, aspect ratio not kept
   kLetterbox,  // aspect ratio kept, centred, the rest filled with pad_value
