@@ -126,14 +126,18 @@ class Bench:
         return self._open(precision)
 
     def _open(self, precision: str) -> Detector:
-        """An engine of the scratch bundle. Built ones go with it: there will be hundreds."""
-        return Detector(
+        """An engine of the scratch bundle, of which nothing is kept: there will be hundreds, each opened once."""
+        folder = Path(self._scratch.name) / "engines"  # TensorRT's times of kernels stay there, and speed up builds
+        detector = Detector(
             self._bundle,
             backend=self._backend,
             precision=precision,
             threads=self._threads,
-            cache_dir=Path(self._scratch.name) / "engines",
+            cache_dir=folder if self._backend == "tensorrt" else "",
         )
+        for kept in folder.glob("*.engine*"):
+            kept.unlink()
+        return detector
 
     def divergence(self, engine: Detector) -> float:
         """How far the probe images' detections are from the float engine's, in [0, 1]."""
