@@ -174,18 +174,24 @@ def test_ctrl_c_stops_the_command_and_its_child(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     body = f"open({str(pid)!r}, 'w').write(str(os.getpid())); tell('alive'); time.sleep(60)"
     script = f"""
+        import signal
         from edgedet import engines
         from edgedet.cli import main
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
         engines._command = lambda: {worker(body)!r}
         raise SystemExit(main(["build", {str(tmp_path)!r}]))
     """
     command = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE, text=True)
-    for _ in range(200):
-        if pid.exists() and pid.read_text(encoding="ascii"):
-            break
-        time.sleep(0.05)
-    command.send_signal(signal.SIGINT)
-    _, said = command.communicate(timeout=30)
+    try:
+        for _ in range(200):
+            if pid.exists() and pid.read_text(encoding="ascii"):
+                break
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=30)
+    finally:
+        command.kill()
+        command.communicate()
     assert command.returncode == 130
     assert "interrupted" in said
     assert ended(int(pid.read_text(encoding="ascii")))
