@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import io
@@ -26,6 +27,7 @@ from edgedet import BackendError, BundleError, Detector, EngineOptions, Error, I
 from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 from edgedet.calibration_set import FORMAT, VERSION, CalibrationFeed
 from edgedet.cli import main
+from edgedet.cli.common import add_engine_options, engine_options
 from edgedet.engines import build_engine
 from edgedet.tensorrt_libraries import library_folders
 
@@ -530,3 +532,19 @@ def test_swap_under_traffic(tiny: Path, tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert not torn
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], (1024, None)),
+        (["--low-memory"], (256, 2048)),
+        (["--low-memory", "--workspace-mb", "64", "--memory-limit-mb", "900"], (64, 900)),
+        (["--low-memory", "--workspace-mb", "4096", "--memory-limit-mb", "9000"], (256, 2048)),
+    ],
+)
+def test_low_memory_lowers_what_was_asked_for(given: list[str], expected: tuple[int, int | None]) -> None:
+    parser = argparse.ArgumentParser()
+    add_engine_options(parser)
+    options = engine_options(parser.parse_args(given))
+    assert (options.workspace_mb, options.memory_limit_mb) == expected

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgedet import Detector, EngineOptions, InvalidInputError, _core
 
+_LOW_WORKSPACE_MB = 256
+_LOW_LIMIT_MB = 2048
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -86,6 +89,11 @@ def add_engine_options(parser: argparse.ArgumentParser, *, batch: str = "--engin
         help="MiB of device memory that build and detector may take (default: no limit)",
     )
     group.add_argument(
+        "--low-memory",
+        action="store_true",
+        help=f"for boards of 4 GB: at most {_LOW_WORKSPACE_MB} MiB of workspace and {_LOW_LIMIT_MB} of device memory",
+    )
+    group.add_argument(
         "--cache-dir",
         metavar="DIR",
         type=Path,
@@ -95,12 +103,15 @@ def add_engine_options(parser: argparse.ArgumentParser, *, batch: str = "--engin
 
 def engine_options(arguments: argparse.Namespace) -> EngineOptions:
     """What ``add_engine_options`` was given."""
+    workspace, limit = arguments.workspace_mb, arguments.memory_limit_mb
+    if arguments.low_memory:
+        workspace, limit = min(workspace, _LOW_WORKSPACE_MB), min(limit or _LOW_LIMIT_MB, _LOW_LIMIT_MB)
     return EngineOptions(
         device=arguments.device,
-        workspace_mb=arguments.workspace_mb,
+        workspace_mb=workspace,
         batch=arguments.engine_batch,
         dla_core=arguments.dla,
-        memory_limit_mb=arguments.memory_limit_mb,
+        memory_limit_mb=limit,
         calibrator=arguments.calibrator,
         calibration_images=arguments.calibration_images,
     )
