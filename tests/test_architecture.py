@@ -243,14 +243,11 @@ def test_types_that_python_38_cannot_subscript_are_for_the_type_checker_only() -
             ):
                 generic |= {alias.asname or alias.name for alias in node.names}
         for statement in tree.body:
-            if isinstance(statement, ast.Assign):
-                for node in ast.walk(statement.value):
-                    if (
-                        isinstance(node, ast.Subscript)
-                        and isinstance(node.value, ast.Name)
-                        and node.value.id in generic
-                    ):
-                        found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+            found += [
+                f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+                for node in (ast.walk(statement.value) if isinstance(statement, ast.Assign) else ())
+                if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in generic
+            ]
     assert not found, "\n".join(found)
 
 
