@@ -240,6 +240,10 @@ def health(python: str | Path, backend: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "docker" not in os.environ.get("EDGEDET_REQUIRE", ""),
+    reason="compiles and downloads for a minute: EDGEDET_REQUIRE=docker runs it",
+)
 def test_the_cpu_image_builds_outside_a_container(tmp_path: Path) -> None:
     """Its own command on its own context: compiled, installed in an empty environment, pruned, and healthy there."""
     for path in context():
