@@ -84,6 +84,7 @@ void bind_measure(py::module_& module) {
       .def(py::init(&make_run), py::kw_only(), py::arg("latency"), py::arg("stages"), py::arg("parts"),
            py::arg("telemetry"), py::arg("frames_per_call"), py::arg("frame_size"), py::arg("mode"), py::arg("bundle"),
            py::arg("command"), py::arg("root") = "");
+  module.def("peak_memory_mb", &telemetry::peak_memory_mb);
   module.def(
       "read_tegrastats",
       [](const std::string& log, double interval) { return to_dict(telemetry::read_tegrastats(log, interval)); },

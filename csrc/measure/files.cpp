@@ -40,15 +40,20 @@ std::optional<std::string> read_text(const std::string& path, std::string& reaso
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin);
 }
 
+std::optional<double> leading_number(std::string_view text) {
+  double value = 0.0;
+  return parse_decimal(text.substr(0, text.find_first_not_of("0123456789.eE+-")), value) ? std::optional(value)
+                                                                                         : std::nullopt;
+}
+
 std::optional<double> read_number(const std::string& path, std::string& reason) {
   const std::optional<std::string> text = read_text(path, reason);
   if (!text) {
     return std::nullopt;
   }
-  double value = 0.0;
-  if (!parse_decimal(text->substr(0, text->find_first_not_of("0123456789.eE+-")), value)) {
+  const std::optional<double> value = leading_number(*text);
+  if (!value) {
     reason = path + ": expected a number, got \"" + text->substr(0, 40) + "\"";
-    return std::nullopt;
   }
   return value;
 }

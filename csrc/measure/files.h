@@ -13,6 +13,9 @@ namespace edgedet::telemetry {
 // The text without white space at the ends, at most 64 KiB. Nothing, and in `reason` why, if it cannot be read.
 std::optional<std::string> read_text(const std::string& path, std::string& reason);
 
+// The decimal number that the text begins with.
+std::optional<double> leading_number(std::string_view text);
+
 // The number that the file begins with.
 std::optional<double> read_number(const std::string& path, std::string& reason);
 

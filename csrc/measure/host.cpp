@@ -1,6 +1,8 @@
 #include "measure/host.h"
 
-#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
 
 #include <sys/resource.h>
 #include <sys/utsname.h>
@@ -81,13 +83,13 @@ Read resident_memory(const std::string& root) {
   return [path = root + "/proc/self/statm", page](std::string& reason) -> std::optional<double> {
     const std::optional<std::string> text = read_text(path, reason);
     const std::size_t second = text ? text->find(' ') : std::string::npos;
-    double pages = 0.0;
-    if (second == std::string::npos ||
-        std::from_chars(text->data() + second + 1, text->data() + text->size(), pages).ec != std::errc()) {
+    const std::optional<double> pages =
+        second == std::string::npos ? std::nullopt : leading_number(std::string_view(*text).substr(second + 1));
+    if (!pages) {
       reason = text ? path + ": expected numbers of pages" : reason;
       return std::nullopt;
     }
-    return pages * page / 1e6;
+    return *pages * page / 1e6;
   };
 }
 
@@ -116,9 +118,8 @@ std::vector<Fact> machine(const Options& options) {
   facts.push_back(line_of("cpu", root + "/proc/cpuinfo", "model name"));
   facts.push_back({"cpus", std::to_string(available_cpus()), ""});
   Fact memory = line_of("memory_mb", root + "/proc/meminfo", "MemTotal");
-  double kibibytes = 0.0;
-  if (std::from_chars(memory.value.data(), memory.value.data() + memory.value.size(), kibibytes).ec == std::errc()) {
-    memory.value = std::to_string(static_cast<long long>(kibibytes * 1024 / 1e6));
+  if (const std::optional<double> kibibytes = leading_number(memory.value)) {
+    memory.value = std::to_string(static_cast<long long>(*kibibytes * 1024 / 1e6));
   }
   facts.push_back(std::move(memory));
   utsname system{};
@@ -135,6 +136,10 @@ std::vector<Fact> machine(const Options& options) {
 }
 
 double peak_memory_mb() {
+  // Linux counts what a process was before it started this program, a copy of its parent, into ru_maxrss.
+  if (const std::optional<double> kibibytes = leading_number(line_of("peak", "/proc/self/status", "VmHWM").value)) {
+    return *kibibytes * 1024 / 1e6;
+  }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
 #ifdef __APPLE__

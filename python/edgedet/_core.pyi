@@ -229,6 +229,9 @@ class BenchRun:
     ) -> None:
         """latency: ms of each call; stages: of the same calls, as of `Detector.detect`; telemetry: of those calls."""
 
+def peak_memory_mb() -> float:
+    """Peak resident memory of this program, MB (10^6 bytes)."""
+
 def read_tegrastats(log: str, interval: float) -> dict[str, Any]:
     """Energy from the text of a log of tegrastats whose lines are `interval` seconds apart (JetPack 4 to 7).
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgedet import Error, _core, read_image
+from edgedet._core import peak_memory_mb as peak_memory
 from edgedet.detections import Detections
 from edgedet.files import write_atomically
 from edgedet.sweep.prepare import prepare
@@ -86,19 +86,6 @@ def unpack(path: Path, classes: list[str]) -> list[Detections]:
         Detections(boxes, scores, labels, [classes[label] for label in labels.tolist()])
         for boxes, scores, labels in zip(*parts)
     ]
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this program in MB (10^6 bytes).
-
-    Linux counts what a process was before it started this program into ru_maxrss, its parent that is; VmHWM does not.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) * 1024 / 1e6
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def _device_memory() -> int | None:
