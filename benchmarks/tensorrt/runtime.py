@@ -86,17 +86,17 @@ def network_times(detector: edgedet.Detector, *, batch: int, calls: int) -> list
     return detector.core.time_parts([frame] * batch, "rgb", calls).network
 
 
-def detect_on_device(detector: edgedet.Detector, frame: Any) -> Callable[[], object]:
-    """A call that detects on a BGR frame in device memory (a torch tensor).
+def detect_on_device(detector: edgedet.Detector, frames: list[Any]) -> Callable[[], object]:
+    """A call that detects on BGR frames in device memory (torch tensors).
 
     Raises:
         NotMeasured: this edgedet's Detector takes no arrays in device memory.
     """
     try:
-        detector([frame], format="bgr")
+        detector(frames, format="bgr")
     except InvalidInputError as error:
         raise NotMeasured(f"this edgedet's Detector takes no frame in device memory: {error}") from None
-    return lambda: detector([frame], format="bgr")
+    return lambda: detector(frames, format="bgr")
 
 
 def raw_outputs(detector: edgedet.Detector, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

@@ -105,17 +105,11 @@ def wall(call: Callable[[], object], calls: int) -> list[float]:
 
 def _device_way(detector: Any, frames: list[Any]) -> Callable[[int], list[float]]:
     torch = _torch()
-    on_device = [torch.from_numpy(frame).cuda() for frame in frames]
-    if len(on_device) == 1:
-        call = detect_on_device(detector, on_device[0])
-    else:
-        detect_on_device(detector, on_device[0])
-        call = lambda: detector(on_device, format="bgr")  # noqa: E731
+    call = detect_on_device(detector, [torch.from_numpy(frame).cuda() for frame in frames])
     return lambda calls: wall(call, calls)
 
 
 def _engine_way(detector: Any, batch: int) -> Callable[[int], list[float]]:
-    network_times(detector, batch=batch, calls=1)
     return lambda calls: network_times(detector, batch=batch, calls=calls)
 
 

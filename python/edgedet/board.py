@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgedet.meminfo import read_meminfo
+
 GIB: Final = 2**30
 _SMALL: Final = 12 * GIB  # boards of 4 and 8 GB
 _SWAP: Final = 4 * GIB  # on storage, for a small board that builds engines
@@ -95,14 +97,13 @@ def identify(root: Path = Path("/")) -> Board | None:
     modes = _power_modes(_read(root / "etc/nvpmodel.conf"))
     current = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
     swap, zram = _swaps(_read(root / "proc/swaps"))
-    memory = re.search(r"MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"))
     return Board(
         model=_read(root / "proc/device-tree/model") or "an unnamed board",
         chip=chip[1] if chip else "",
         l4t=l4t,
         jetpack=_jetpack(l4t),
         tensorrt=packages.get("libnvinfer10") or packages.get("libnvinfer8", ""),
-        memory=int(memory[1]) * 1024 if memory else 0,
+        memory=read_meminfo(root).get("MemTotal", 0),
         swap=swap,
         zram=zram,
         power_mode=modes.get(int(current[1]), "") if current else "",

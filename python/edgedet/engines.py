@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from edgedet import _core
 from edgedet._core import BackendError, BundleError, Error, ImageError, InvalidInputError, ModelError
 from edgedet.engine_options import EngineInfo, EngineOptions, core_options, engine_info
+from edgedet.meminfo import read_meminfo
 
 if TYPE_CHECKING:  # collections.abc's types take no arguments on Python 3.8
     #: Phase of the build, steps that are done, and how many there are (0: not known).
@@ -325,11 +326,7 @@ def _tail(printed: IO[bytes]) -> str:
 
 def _memory() -> dict[str, int] | None:
     """Figures of /proc/meminfo in MiB; None where there is no such file."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    figures = {name: int(kib) >> 10 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+    figures = {name: size >> 20 for name, size in read_meminfo().items()}
     return figures if figures.keys() >= {"MemTotal", "MemAvailable", "SwapFree"} else None
 
 

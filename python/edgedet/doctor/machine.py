@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from edgedet.board import Board, advise
 from edgedet.doctor.finding import Finding
+from edgedet.meminfo import read_meminfo
 
 _GIB: Final = 1 << 30
 #: Building an engine of a small detector with TensorRT takes about 2 GiB beside the system.
@@ -41,7 +41,7 @@ class Machine:
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Reads the state of this machine. `root`: of the file system, for tests."""
-    memory = _meminfo(root / "proc/meminfo")
+    memory = read_meminfo(root)
     limit = _read(root / "sys/fs/cgroup/memory.max")
     return Machine(
         memory_bytes=memory.get("MemTotal"),
@@ -79,22 +79,11 @@ def machine_findings(machine: Machine, jetson: Board | None) -> list[Finding]:
     return found
 
 
-def _meminfo(path: Path) -> Mapping[str, int]:
-    """Bytes by name."""
-    found = {}
-    for line in (_read(path, whole=True) or "").splitlines():
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if words and words[0].isdecimal():
-            found[name] = int(words[0]) * 1024
-    return found
-
-
-def _read(path: Path, *, whole: bool = False) -> str | None:
-    """The first line of a small file, or all of it; None where it cannot be read."""
+def _read(path: Path) -> str | None:
+    """The first line of a small file; None where it cannot be read."""
     try:
         with path.open("rb") as file:
             text = file.read(1 << 16).decode("utf-8", "replace").strip()
     except OSError:
         return None
-    return text if whole else text.partition("\n")[0]
+    return text.partition("\n")[0]
