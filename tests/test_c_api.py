@@ -14,7 +14,6 @@ import tiny_onnx
 from numpy.typing import NDArray
 
 import edgedet
-from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 
 RNG = np.random.default_rng(0)
 FRAMES = [RNG.integers(0, 256, (48, 80, 3), dtype=np.uint8), RNG.integers(0, 256, (31, 33, 3), dtype=np.uint8)]
@@ -69,15 +68,7 @@ def library() -> ctypes.CDLL:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("c")
-    return write_bundle(
-        folder / "tiny",
-        tiny_onnx.logits_model(folder / "tiny.onnx"),
-        name="tiny",
-        input=InputSpec(width=tiny_onnx.SIZE, height=tiny_onnx.SIZE),
-        output=LogitsBoxes(top_k=9),
-        classes=tiny_onnx.CLASSES,
-        category_ids=[10, 20, 30],
-    )
+    return tiny_onnx.logits_bundle(folder, category_ids=[10, 20, 30])
 
 
 def default_options(library: ctypes.CDLL) -> Options:

@@ -15,7 +15,6 @@ import tiny_onnx
 from PIL import Image
 
 import edgedet
-from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600
@@ -48,15 +47,7 @@ def configure(source: Path, build: Path, *options: str) -> None:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str]]:
     """A bundle, an image, and the lines that the example programs print."""
     folder = tmp_path_factory.mktemp("example")
-    bundle = write_bundle(
-        folder / "tiny",
-        tiny_onnx.logits_model(folder / "tiny.onnx"),
-        name="tiny",
-        input=InputSpec(width=tiny_onnx.SIZE, height=tiny_onnx.SIZE),
-        output=LogitsBoxes(top_k=9),
-        classes=tiny_onnx.CLASSES,
-        category_ids=[1, 2, 3],
-    )
+    bundle = tiny_onnx.logits_bundle(folder)
     frame = np.full((48, 80, 3), (255, 128, 0), np.uint8)
     Image.fromarray(frame).save(folder / "frame.ppm")
     found = edgedet.Detector(bundle, score_threshold=0.3)(frame)

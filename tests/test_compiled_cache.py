@@ -21,15 +21,7 @@ FRAME = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
 
 
 def bundle(folder: Path, name: str, boxes: NDArray[np.float32] = tiny_onnx.BOXES) -> Path:
-    return write_bundle(
-        folder / name,
-        tiny_onnx.logits_model(folder / f"{name}.onnx", boxes=boxes),
-        name=name,
-        input=InputSpec(width=tiny_onnx.SIZE, height=tiny_onnx.SIZE),
-        output=LogitsBoxes(top_k=9),
-        classes=tiny_onnx.CLASSES,
-        category_ids=[1, 2, 3],
-    )
+    return tiny_onnx.logits_bundle(folder, name=name, boxes=boxes)
 
 
 def entries(cache: Path) -> list[Path]:

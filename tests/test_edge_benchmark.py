@@ -12,7 +12,6 @@ from benchmarks.edge import __main__ as edge
 from benchmarks.edge import measure
 from benchmarks.edge.report import render
 from edgedet import Error
-from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 
 STEPS = ["interpreter", "import numpy", "import edgedet", "Detector", "a frame", "first detection", "20 more"]
 
@@ -20,15 +19,7 @@ STEPS = ["interpreter", "import numpy", "import edgedet", "Detector", "a frame",
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edge")
-    return write_bundle(
-        folder / "tiny",
-        tiny_onnx.logits_model(folder / "tiny.onnx"),
-        name="tiny",
-        input=InputSpec(width=tiny_onnx.SIZE, height=tiny_onnx.SIZE),
-        output=LogitsBoxes(top_k=9),
-        classes=tiny_onnx.CLASSES,
-        category_ids=[1, 2, 3],
-    )
+    return tiny_onnx.logits_bundle(folder)
 
 
 def test_a_whole_run(bundle: Path) -> None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from benchmarks.tensorrt.growth import growth
 from benchmarks.tensorrt.stress import disagreements, flatness, same
 from edgedet import Detections, Detector
-from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 
 BACKENDS = ["openvino", pytest.param("tensorrt", marks=pytest.mark.tensorrt)]
 # A frame of 320x240 that is kept is 230 KB, so that a single one in a hundred that is lost shows.
@@ -25,14 +24,7 @@ FRAMES, WARM_UP, FLAT = 300, 100, 4 * 2**20
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stress")
-    return write_bundle(
-        folder / "bundle",
-        tiny_onnx.logits_model(folder / "tiny.onnx"),
-        name="tiny",
-        input=InputSpec(width=tiny_onnx.SIZE, height=tiny_onnx.SIZE),
-        output=LogitsBoxes(top_k=9),
-        classes=tiny_onnx.CLASSES,
-    )
+    return tiny_onnx.logits_bundle(folder, name="bundle")
 
 
 @pytest.fixture(scope="module")

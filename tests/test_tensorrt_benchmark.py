@@ -488,13 +488,6 @@ def test_build_and_accuracy_run(scene: Scene) -> None:
     assert "femto fp16 batch 8" not in steps
 
 
-@pytest.mark.skipif(hasattr(edgedet, "EngineOptions"), reason="this edgedet has EngineOptions")
-def test_what_an_edgedet_lacks_is_not_measured(scene: Scene) -> None:
-    for engine in (Engine("femto", "fp16", 8), Engine("femto", "int8 calibrator")):
-        with pytest.raises(NotMeasured, match="no EngineOptions"):
-            building.build(scene, engine)
-
-
 def test_verify_is_run_as_a_user_does(scene: Scene) -> None:
     built = runtime.cache_of(scene, Engine("femto", "int8")) / "name.engine"
     built.parent.mkdir(parents=True)

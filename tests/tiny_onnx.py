@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
+
 SIZE = 32
 CLASSES = ("red", "green", "blue")
 # cxcywh in [0, 1], one row per query.
@@ -147,3 +149,22 @@ def _save(
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
+
+
+def logits_bundle(
+    folder: Path,
+    *,
+    name: str = "tiny",
+    category_ids: Sequence[int] = (1, 2, 3),
+    boxes: NDArray[np.float32] = BOXES,
+) -> Path:
+    """`logits_model` as the bundle `name` in a folder; all nine pairs of query and class are kept."""
+    return write_bundle(
+        folder / name,
+        logits_model(folder / f"{name}.onnx", boxes=boxes),
+        name=name,
+        input=InputSpec(width=SIZE, height=SIZE),
+        output=LogitsBoxes(top_k=9),
+        classes=CLASSES,
+        category_ids=category_ids,
+    )

@@ -22,6 +22,7 @@ from calibration.fusion.choice import fused_model, gather_file
 from calibration.inputs import fused_name
 from edgedet import BackendError, InvalidInputError, ModelError, _core
 from edgedet.bundle import Precision, add_file, name_model
+from edgedet.known_bad.check import installed_version
 
 # An entry of the engine cache: this word, then key, size and digest in hexadecimal digits, then the plan.
 _MAGIC = b"edgedet engine 1\n"
@@ -123,10 +124,7 @@ def fused_bundle(bundle: Path, precision: Precision, folder: Path) -> Path:
 
 def tensorrt_version() -> tuple[int, int]:
     """Major and minor of the library that runs; (0, 0) where there is none."""
-    text = next(entry["detail"] for entry in _core.backends() if entry["name"] == "tensorrt")
-    word = text.removeprefix("TensorRT ").split(" ")[0] if text.startswith("TensorRT ") else "0.0"
-    numbers = word.split(".")
-    return (int(numbers[0]), int(numbers[1])) if len(numbers) >= 2 and numbers[0].isdigit() else (0, 0)
+    return installed_version(_backend()) or (0, 0)
 
 
 def need_backend() -> str:
@@ -135,10 +133,14 @@ def need_backend() -> str:
     Raises:
         BackendError: it is not available; the message says why.
     """
-    entry = next(entry for entry in _core.backends() if entry["name"] == "tensorrt")
+    entry = _backend()
     if not entry["available"]:
         raise BackendError(f"expected TensorRT on a CUDA device, got: {entry['detail']}")
     return str(entry["detail"])
+
+
+def _backend() -> dict[str, Any]:
+    return next(entry for entry in _core.backends() if entry["name"] == "tensorrt")
 
 
 def plan_bytes(entry: bytes) -> bytes:
