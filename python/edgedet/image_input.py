@@ -42,8 +42,9 @@ def as_pixels(image: object, format: PixelFormat, index: int) -> tuple[Pixels, b
     """
     if isinstance(image, (str, os.PathLike)):
         return read_image(image), True
-    pillow = sys.modules.get("PIL.Image")  # without it no image can be one of its
-    if pillow is not None and isinstance(image, pillow.Image):
+    # Without Pillow no image can be one of its; another thread may be loading it right now.
+    pillow_image = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    if pillow_image is not None and isinstance(image, pillow_image):
         return from_pillow(image, f"image {index}"), True
     return _as_array(image, format, index), False
 
