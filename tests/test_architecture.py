@@ -229,6 +229,31 @@ def test_no_import_circles() -> None:
     assert not (found := cycles(graph)), "\n".join(" -> ".join(circle) for circle in found)
 
 
+def test_types_that_python_38_cannot_subscript_are_for_the_type_checker_only() -> None:
+    """`Progress = Callable[[int], None]` fails there when the module is loaded, which no type checker says."""
+    found = []
+    for path in python_files("edgedet"):
+        tree = ast.parse(path.read_text())
+        generic = {"dict", "frozenset", "list", "set", "tuple", "type"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in (
+                "collections",
+                "collections.abc",
+                "concurrent.futures",
+            ):
+                generic |= {alias.asname or alias.name for alias in node.names}
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign):
+                for node in ast.walk(statement.value):
+                    if (
+                        isinstance(node, ast.Subscript)
+                        and isinstance(node.value, ast.Name)
+                        and node.value.id in generic
+                    ):
+                        found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    assert not found, "\n".join(found)
+
+
 def test_import_edgedet_is_light() -> None:
     script = (
         "import sys, edgedet; "

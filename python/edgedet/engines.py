@@ -20,16 +20,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from edgedet import _core
 from edgedet._core import BackendError, BundleError, Error, ImageError, InvalidInputError, ModelError
 from edgedet.engine_options import EngineInfo, EngineOptions, core_options, engine_info
 
-#: Phase of the build, steps that are done, and how many there are (0: not known).
-Progress = Callable[[str, int, int], None]
-#: A sentence for people about what is done differently, or may go wrong.
-Note = Callable[[str], None]
+if TYPE_CHECKING:  # collections.abc's types take no arguments on Python 3.8
+    #: Phase of the build, steps that are done, and how many there are (0: not known).
+    Progress = Callable[[str, int, int], None]
+    #: A sentence for people about what is done differently, or may go wrong.
+    Note = Callable[[str], None]
 
 _KINDS: Final = {
     kind.__name__: kind for kind in (BackendError, BundleError, Error, ImageError, InvalidInputError, ModelError)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import ContextManager, Final
+from typing import TYPE_CHECKING, ContextManager, Final
 
 from edgedet import Detections, InvalidInputError
 from edgedet.cli.common import make_folder, objects_json, open_detector, print_running, whole_number
@@ -21,7 +21,9 @@ from edgedet.video.source import VideoFrame, VideoSource, open_video
 from edgedet.video.tracking import Tracker
 from edgedet.video.writer import VideoWriter
 
-_Tell = Callable[[VideoFrame, Detections, "list[int | None] | None"], None]
+if TYPE_CHECKING:
+    _Tell = Callable[[VideoFrame, Detections, "list[int | None] | None"], None]
+
 _EVERY: Final = 5.0  # seconds from one line of progress to the next where nobody watches
 _EVERY_ON_TERMINAL: Final = 0.2
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from edgedet.verdict import spec_digests
 
 _TIMED_IMAGES = 8
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:  # collections.abc's types take no arguments on Python 3.8
+    Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedet import __version__, coco_eval
 from edgedet._core import Error, InvalidInputError
@@ -14,10 +14,13 @@ from edgedet.coco_compare import compare, match_run
 from edgedet.files import write_atomically
 from edgedet.sweep.contenders import Contender, choose_backend, contenders
 from edgedet.sweep.journal import Journal
-from edgedet.sweep.measure import Alone, Measurements, Progress
+from edgedet.sweep.measure import Alone, Measurements
 from edgedet.sweep.plot import plot
 from edgedet.sweep.report import as_csv, as_json, as_markdown
 from edgedet.sweep.rows import Row, advice, timed
+
+if TYPE_CHECKING:
+    from edgedet.sweep.measure import Progress
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ class AvSource:
                 for frame in decoded:
                     damaged += frame.is_corrupt
                     time = self._time(frame, time)
-                    yield VideoFrame(index, time, _pixels(frame))
+                    yield VideoFrame(index, time, self._pixels(frame))
                     index += 1
         except av.FFmpegError as error:
             raise Error(f"{self.name}: reading ended after {index} frames: {_words(error)}") from None
@@ -176,11 +176,12 @@ class AvSource:
             return Fraction(frame.pts) * Fraction(frame.time_base)
         return Fraction(0) if last is None else last + 1 / (self.rate or Fraction(25))
 
-
-def _pixels(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    quarters = round(frame.rotation / 90) % 4  # of counterclockwise turns, as np.rot90 counts them
-    return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
+    def _pixels(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+        # Frames say it since PyAV 14; before, which is what Python 3.8 has, streams do.
+        degrees = frame.rotation if hasattr(frame, "rotation") else self._stream.side_data.get("DISPLAYMATRIX", 0)
+        quarters = round(degrees / 90) % 4  # of counterclockwise turns, as np.rot90 counts them
+        return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
 
 
 def _words(error: Exception) -> str:
