@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -236,21 +237,14 @@ def test_types_that_python_38_cannot_subscript_are_for_the_type_checker_only() -
         tree = ast.parse(path.read_text())
         generic = {"dict", "frozenset", "list", "set", "tuple", "type"}
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module in (
-                "collections",
-                "collections.abc",
-                "concurrent.futures",
-            ):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("collections", "concurrent")):
                 generic |= {alias.asname or alias.name for alias in node.names}
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign):
-                for node in ast.walk(statement.value):
-                    if (
-                        isinstance(node, ast.Subscript)
-                        and isinstance(node.value, ast.Name)
-                        and node.value.id in generic
-                    ):
-                        found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+        values = [statement.value for statement in tree.body if isinstance(statement, ast.Assign)]
+        found += [
+            f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+            for node in itertools.chain.from_iterable(map(ast.walk, values))
+            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in generic
+        ]
     assert not found, "\n".join(found)
 
 
