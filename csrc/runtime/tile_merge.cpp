@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "edgedet/tiles.h"
@@ -67,7 +69,7 @@ class Merge {
  public:
   Merge(const std::vector<Tile>& tiles, std::int32_t width, std::int32_t height,
         const std::vector<std::vector<Detection>>& found, float match)
-      : match_(match), of_tile_(tiles.size()), near_(tiles.size()) {
+      : match_(match), near_(tiles.size()) {
     for (const Tile& tile : tiles) {
       areas_.push_back(rect_of(tile));
     }
@@ -150,17 +152,26 @@ class Merge {
     return false;
   }
 
+  static std::uint64_t key(std::size_t tile, std::int32_t label) {
+    return (static_cast<std::uint64_t>(tile) << 32U) | static_cast<std::uint32_t>(label);
+  }
+
+  // The boxes of a tile and a label that have been placed.
+  const std::vector<std::size_t>& placed(std::size_t tile, std::int32_t label) const {
+    static const std::vector<std::size_t> none;
+    const auto found = placed_.find(key(tile, label));
+    return found == placed_.end() ? none : found->second;
+  }
+
   // Box `i`, all better ones having been placed.
   void place(std::size_t i) {
     const Seen& seen = seen_[i];
     std::vector<std::pair<float, std::size_t>> agreeing;
     for (const std::size_t tile : near_[seen.tile]) {
-      for (const std::size_t j : of_tile_[tile]) {
-        if (seen_[j].label == seen.label) {
-          const float iou = agreement(seen, seen_[j]);
-          if (iou >= match_) {
-            agreeing.emplace_back(-iou, j);
-          }
+      for (const std::size_t j : placed(tile, seen.label)) {
+        const float iou = agreement(seen, seen_[j]);
+        if (iou >= match_) {
+          agreeing.emplace_back(-iou, j);
         }
       }
     }
@@ -174,7 +185,7 @@ class Merge {
         own = join(own, other);
       }
     }
-    of_tile_[seen.tile].push_back(i);
+    placed_[key(seen.tile, seen.label)].push_back(i);
   }
 
   // Into the one with the better best member; returns its number.
@@ -219,9 +230,9 @@ class Merge {
   bool is_part(const Group& group) const {
     const Seen& best = seen_[group.members.front()];
     for (const std::size_t tile : near_[best.tile]) {
-      for (const std::size_t j : of_tile_[tile]) {
+      for (const std::size_t j : placed(tile, best.label)) {
         const Group& other = groups_[group_of_[j]];
-        if (seen_[j].label == best.label && other.has_whole && other.whole == j &&
+        if (other.has_whole && other.whole == j &&
             (group.has_whole ? other.members.front() < group.members.front()
                              : seen_[other.members.front()].score >= kTrusted * best.score) &&
             area(intersection(group.box, other.box)) >= kCovered * area(group.box) && !share_a_tile(group, other)) {
@@ -233,10 +244,10 @@ class Merge {
   }
 
   float match_;
-  std::vector<Rect> areas_;                        // of the tiles
-  std::vector<Seen> seen_;                         // best first
-  std::vector<std::vector<std::size_t>> of_tile_;  // what was placed, by tile
-  std::vector<std::vector<std::size_t>> near_;     // for each tile those that share pixels with it
+  std::vector<Rect> areas_;  // of the tiles
+  std::vector<Seen> seen_;   // best first
+  std::unordered_map<std::uint64_t, std::vector<std::size_t>> placed_;
+  std::vector<std::vector<std::size_t>> near_;  // for each tile those that share pixels with it
   std::vector<std::size_t> group_of_;
   std::vector<Group> groups_;  // by the number of the best member; empty where there is none
 };
