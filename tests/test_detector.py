@@ -272,7 +272,7 @@ class PilLike:
     [
         (None, "rgb", "image 0: expected a path or a .*got NoneType"),
         (PilLike(), "rgb", r"got .*PilLike; pass a NumPy array"),
-        (Image.new("RGB", (4, 4)), "rgb", r"PIL\.Image\.Image; convert it with np\.asarray"),
+        (np.moveaxis(ORANGE, 2, 0), "rgb", r"shape \(3, 48, 80\); put the channels last"),
         (ORANGE.astype(np.float32), "rgb", "type float32; scale the pixels"),
         (ORANGE[None], "rgb", "pass a batch as a list"),
         (ORANGE[..., 0], "rgb", r"shape \(48, 80\).*name the pixel format"),

@@ -11,6 +11,7 @@
 #include "bindings/device_array.h"
 #include "bindings/engines.h"
 #include "bindings/measure.h"
+#include "bindings/tiles.h"
 #include "common/thread_pool.h"
 #include "edgedet/bench_report.h"
 #include "edgedet/bundle.h"
@@ -233,6 +234,17 @@ class PyDetector {
     return py::make_tuple(results, py::make_tuple(times.preprocess, times.inference, times.decode));
   }
 
+  py::tuple detect_tiled(const py::object& image, const std::string& format, const TileOptions& tiles) const {
+    const Images read = read_images(py::make_tuple(image), format, device_, [this] { return intake(); });
+    std::vector<Detection> out;
+    StageTimes times;
+    {
+      const py::gil_scoped_release release;
+      edgedet::detect_tiled(detector_, read.views.front(), tiles, out, &times, read.source);
+    }
+    return py::make_tuple(to_arrays(out), py::make_tuple(times.preprocess, times.inference, times.decode));
+  }
+
   py::dict infer(const FloatArray& tensor) const {
     const PreprocessSpec input = detector_.info().preprocess;
     if (tensor.ndim() != 4 || tensor.shape(1) != 3 || tensor.shape(2) != input.height ||
@@ -322,6 +334,7 @@ PYBIND11_MODULE(_core, module) {
   register_exceptions(module);
   bind_engines(module);
   bind_measure(module);
+  bind_tiles(module);
 
   py::class_<PyDetector>(module, "Detector")
       .def(py::init(&make_detector), py::arg("bundle"), py::kw_only(), py::arg("backend") = "auto",
@@ -337,6 +350,7 @@ PYBIND11_MODULE(_core, module) {
                              [](const PyDetector& self) { return to_dict(self.detector().running()->engine); })
       .def_property_readonly("spec", &PyDetector::spec)
       .def("detect", &PyDetector::detect, py::arg("images"), py::arg("format") = "rgb")
+      .def("detect_tiled", &PyDetector::detect_tiled, py::arg("image"), py::arg("format"), py::arg("tiles"))
       .def_property_readonly("gpu", [](const PyDetector& self) { return self.detector().gpu(); })
       .def("time_parts", &PyDetector::time_parts, py::arg("images"), py::arg("format"), py::arg("calls"))
       .def(

@@ -27,10 +27,11 @@ from edgedet._core import (
     preprocess,
 )
 from edgedet.detections import Detection, Detections, StageTimes
-from edgedet.detector import Detector, DetectorInfo
+from edgedet.detector import Detector
 from edgedet.development import c_library, cmake_dir
 from edgedet.engine_options import EngineInfo, EngineOptions
 from edgedet.images import read_image
+from edgedet.pipeline import DetectorInfo
 from edgedet.tensorrt_libraries import library_folders
 from edgedet.verdict import Verdict
 

@@ -15,6 +15,9 @@ _ResizeMode = Literal["stretch", "letterbox"]
 _Filter = Literal["bilinear", "antialias"]
 _ChannelOrder = Literal["rgb", "bgr"]
 
+#: Boxes (N, 4) float32 xyxy, scores (N,) float32, labels (N,) int32, best first.
+RawDetections = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
+
 class Error(RuntimeError):
     """Base of everything edgedet raises."""
 
@@ -152,6 +155,11 @@ class Detector:
         first, and the milliseconds of the call as (preprocess, inference, decode).
         """
 
+    def detect_tiled(
+        self, image: _Image, format: _PixelFormat, tiles: TileOptions
+    ) -> tuple[RawDetections, tuple[float, float, float]]:
+        """As `detect` for one image, in tiles; the merging is part of the decoding."""
+
     def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Runs the network alone, for comparing engines.
 
@@ -171,6 +179,25 @@ class Detector:
         Each node: "name", "type" (layer type), "primitive" (implementation, e.g. "brgconv_avx512_amx_I8"), "precision"
         (runtime precision, e.g. "u8", "f32"), "original" (names of the layers of the model fused in it).
         """
+
+class TileOptions:
+    """See `edgedet.Detector.detect_tiled`. Width and height 0 are those of the network."""
+
+    def __init__(
+        self, *, width: int = 0, height: int = 0, overlap: float = 0.2, whole: bool = True, match: float = 0.5
+    ) -> None: ...
+
+def plan_tiles(width: int, height: int, format: _PixelFormat, options: TileOptions) -> list[tuple[int, int, int, int]]:
+    """The tiles (x, y, width, height) of an image."""
+
+def merge_tiles(
+    tiles: Sequence[tuple[int, int, int, int]],
+    width: int,
+    height: int,
+    found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],
+    match: float = 0.5,
+) -> RawDetections:
+    """One list of detections, in pixels of the image, out of those of its tiles, in pixels of each tile."""
 
 class PartTimes:
     """What `Detector.time_parts` measured, milliseconds of each call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from edgedet._core import Error, InvalidInputError
 
 if TYPE_CHECKING:
     import supervision
+    from PIL import Image
+
+    from edgedet.image_input import ImageInput, PixelFormat
 
 
 class Detection(NamedTuple):
@@ -34,7 +37,7 @@ class StageTimes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Objects found in one image, best first.
+    """Objects found in one image, best first. The networks are trained to say each object once: there is no NMS.
 
     Attributes:
         boxes: (N, 4) float32, corners x0, y0, x1, y1 in pixels of the source image, clipped to it.
@@ -68,11 +71,44 @@ class Detections:
         for (x0, y0, x1, y1), score, label, name in rows:
             yield Detection((x0, y0, x1, y1), score, label, name)
 
+    @overload
+    def __getitem__(self, rows: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> Detections: ...
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> Detection | Detections:
+        """One object by its place, or several: by a slice, by places, or by an array of N booleans."""
+        if isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
+            places = np.arange(len(self))[[rows]]
+            return next(iter(self[places]))
+        index = rows if isinstance(rows, (slice, np.ndarray)) else np.asarray(rows, None if np.size(rows) else np.intp)
+        places = np.arange(len(self))[index]
+        if places.ndim != 1:
+            raise InvalidInputError(f"expected a slice or one-dimensional places or booleans, got {rows!r}")
+        names = [self.names[place] for place in places.tolist()]
+        return Detections(self.boxes[places], self.scores[places], self.labels[places], names)
+
     def filter(self, score: float) -> Detections:
         """Keeps the objects with at least this score."""
-        keep = self.scores >= score
-        names = [name for name, kept in zip(self.names, keep.tolist()) if kept]
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+        return self[self.scores >= score]
+
+    def plot(self, image: ImageInput, *, format: PixelFormat = "rgb", scores: bool = True) -> Image.Image:
+        """Draws the objects on their image.
+
+        Args:
+            image: What was detected in, as a detector takes it, but not NV12 or in a device's memory; it stays as it
+                is.
+            format: Pixel format of an array.
+            scores: Write the score behind the name.
+
+        Returns:
+            A new RGB picture of Pillow; ``.save("found.jpg")`` writes it.
+        """
+        from edgedet.draw import draw_detections
+        from edgedet.image_input import as_rgb
+
+        return draw_detections(as_rgb(image, format), self, scores=scores)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """COCO results: one dict per object with image_id, category_id, bbox (x, y, width, height) and score.

@@ -4,74 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal, Tuple, Union, cast, overload
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal, TypeVar, cast, overload
 
 from edgedet import _core
 from edgedet._core import InvalidInputError
 from edgedet.detections import Detections, StageTimes
-from edgedet.engine_options import EngineInfo, EngineOptions, engine_info
+from edgedet.engine_options import EngineOptions
 from edgedet.engines import ensure_engine, user_cache
-from edgedet.images import read_image
+from edgedet.image_input import ImageInput, PixelFormat, as_pixels, check_format
 from edgedet.known_bad.check import check_before_building
-from edgedet.verdict import Verdict, read_verdict
+from edgedet.pipeline import DetectorInfo, Pipeline
+from edgedet.submissions import Submissions, in_order
 
-PixelFormat = Literal["rgb", "bgr", "gray", "nv12"]
-_Pixels = Union[NDArray[np.uint8], Tuple[NDArray[np.uint8], NDArray[np.uint8]]]
-#: An array in the call's pixel format, the two planes (Y, UV) of an NV12 frame, or the path of an image file.
-ImageInput = Union[_Pixels, str, "os.PathLike[str]"]
-
-_DIMENSIONS = {"rgb": 3, "bgr": 3, "gray": 2, "nv12": 2}
-_SHAPES = {
-    "rgb": "(H, W, 3) uint8 array",
-    "bgr": "(H, W, 3) uint8 array",
-    "gray": "(H, W) uint8 array",
-    "nv12": "(H * 3 / 2, W) uint8 array or a tuple of planes Y (H, W) and UV (H / 2, W)",
-}
-
-
-@dataclass(frozen=True)
-class DetectorInfo:
-    """What a detector runs and how.
-
-    Attributes:
-        name: Name of the model.
-        classes: Name of each class, by label.
-        category_ids: The dataset's id of each class, for COCO results.
-        width: Of the network input, pixels.
-        height: Of the network input, pixels.
-        backend: Name of the backend that runs.
-        precision: "fp32", "bf16", "fp16" or "int8": the one that runs.
-        device: Device and library version.
-        threads: CPU threads in use.
-        requests: Parallel inference requests in use.
-        engine: The engine that was built for this device; None where the backend builds none.
-        verified: What verification found on this backend, and whether that still holds; ``str()`` of it is a line.
-        spec: The whole model.json, checked and with defaults filled in.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    width: int
-    height: int
-    backend: str
-    precision: str
-    device: str
-    threads: int
-    requests: int
-    engine: EngineInfo | None
-    verified: Verdict
-    spec: dict[str, Any]
+_Item = TypeVar("_Item")
 
 
 class Detector:
     """Runs a bundle. Any number of threads may share one detector; the GIL is released while it works.
+
+    ``with Detector(...) as detect:`` closes it at the end; without that its memory goes with the last reference to it.
+    It cannot be pickled: make one in each process.
 
     Args:
         bundle: The bundle folder.
@@ -113,7 +68,7 @@ class Detector:
     ) -> None:
         cache = str(user_cache() if cache_dir is None else cache_dir)
 
-        def make(folder: str | os.PathLike[str]) -> _Pipeline:
+        def make(folder: str | os.PathLike[str]) -> Pipeline:
             check_before_building(folder, backend=backend, precision=precision)
             core, built = ensure_engine(
                 folder,
@@ -123,7 +78,7 @@ class Detector:
                 cache_dir=cache,
                 engine=engine or EngineOptions(),
             )
-            return _Pipeline.of(
+            return Pipeline.of(
                 folder,
                 _core.Detector(
                     str(Path(folder)),
@@ -142,7 +97,40 @@ class Detector:
 
         self._make = make
         self._swapping = threading.Lock()
-        self._pipeline = make(bundle)
+        self._state = threading.Lock()  # held for moments only; guards the next two
+        self._pipeline: Pipeline | None = make(bundle)
+        self._submissions: Submissions | None = None
+
+    def close(self) -> None:
+        """Ends it: calls under way and images that were submitted are finished first, later calls are refused.
+
+        May be called again. Not from within a callback of a future.
+        """
+        with self._state:
+            self._pipeline = None
+            submissions = self._submissions
+        if submissions is not None:
+            submissions.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a Detector cannot be pickled or copied, for it holds threads and the memory of a device; make one in each "
+            "process, from its bundle"
+        )
+
+    @property
+    def _running(self) -> Pipeline:
+        """What runs now, to be used to the end of a call whatever is swapped in meanwhile."""
+        pipeline = self._pipeline
+        if pipeline is None:
+            raise InvalidInputError("expected an open detector, got one that was closed; make another one")
+        return pipeline
 
     def swap(self, bundle: str | os.PathLike[str]) -> None:
         """Replaces the bundle that runs, with the options that the detector was made with.
@@ -155,19 +143,25 @@ class Detector:
             Error: As when a detector is made; the old bundle goes on.
         """
         with self._swapping:
-            self._pipeline = self._make(bundle)
+            self._running  # noqa: B018 - a closed one makes nothing
+            made = self._make(bundle)
+            with self._state:
+                self._running  # noqa: B018 - it may have been closed meanwhile
+                self._pipeline = made
 
     @property
     def info(self) -> DetectorInfo:
         """The model, and the backend and precision that run it."""
-        return self._pipeline.info
+        return self._running.info
 
     @property
     def core(self) -> _core.Detector:
         """The compiled detector that runs now: raw outputs of the network, times of its parts. For tools."""
-        return self._pipeline.core
+        return self._running.core
 
     def __repr__(self) -> str:
+        if self._pipeline is None:
+            return "Detector(closed)"
         info = self.info
         # The float model is what the others are verified against: it has no verdict of its own.
         verdict = "" if info.precision == "fp32" else f", {info.verified.state}"
@@ -193,12 +187,13 @@ class Detector:
         """Detects objects in one image or in a list of images.
 
         Args:
-            images: An image, or a list that may mix arrays and paths. Arrays are uint8: (H, W, 3) for "rgb" and "bgr",
-                (H, W) for "gray", (H * 3 / 2, W) or a tuple of planes (Y, UV) for "nv12". Arrays are not copied,
-                except views whose rows are not contiguous, such as ``image[..., ::-1]``. A path is read with
-                :func:`edgedet.read_image`. On TensorRT the arrays of a call may also all be in the GPU's memory
-                (torch, CuPy, anything with DLPack or ``__cuda_array_interface__``) and are read there.
-            format: Pixel format of the arrays. Files are not affected by it.
+            images: An image, or a list that may mix arrays, Pillow images and paths. Arrays are uint8, of NumPy or
+                any library with DLPack: (H, W, 3) for "rgb" and "bgr", (H, W) for "gray", (H * 3 / 2, W) or a tuple of
+                planes (Y, UV) for "nv12". They are not copied, except views whose rows are not contiguous, such as
+                ``image[..., ::-1]``. A path is read with :func:`edgedet.read_image`; a Pillow image is taken as it is,
+                whatever its EXIF data say. On TensorRT the arrays of a call may also all be in the GPU's memory
+                (DLPack or ``__cuda_array_interface__``) and are read there.
+            format: Pixel format of the arrays. Files and Pillow images are not affected by it.
 
         Returns:
             Detections of the image, or a list of them in the order of ``images``.
@@ -219,39 +214,119 @@ class Detector:
         format: PixelFormat = "rgb",
     ) -> tuple[list[Detections], StageTimes]:
         """As a call with a list, and says how long the stages took (reading files is not in it)."""
-        if not isinstance(images, (list, tuple)):
-            raise InvalidInputError(
-                f"expected a list of images, got {type(images).__name__}; put one image into a list"
-            )
-        if format not in _SHAPES:
-            raise InvalidInputError(f"expected format {', '.join(_SHAPES)}, got {format!r}")
-        if not images:
-            return [], StageTimes(0.0, 0.0, 0.0)
-        arrays: list[_Pixels] = []
-        from_file: list[bool] = []
-        for index, image in enumerate(images):
-            if isinstance(image, (str, os.PathLike)):
-                arrays.append(read_image(image))
-                from_file.append(True)
-            else:
-                arrays.append(_as_array(image, format, index))
-                from_file.append(False)
-        pipeline = self._pipeline  # whatever is swapped in meanwhile
-        if format == "rgb" or not any(from_file):
-            return pipeline.detect(arrays, format)
+        return self._running.detect(images, format)
 
-        # Files are RGB whatever the arrays are: each kind in a call of its own, then back into the caller's order.
-        results: list[Detections | None] = [None] * len(arrays)
-        total = np.zeros(3)
-        kinds: tuple[tuple[bool, PixelFormat], ...] = ((True, "rgb"), (False, format))
-        for kind, kind_format in kinds:
-            places = [place for place, is_path in enumerate(from_file) if is_path is kind]
-            if places:
-                found, times = pipeline.detect([arrays[place] for place in places], kind_format)
-                total += times
-                for place, detections in zip(places, found):
-                    results[place] = detections
-        return [result for result in results if result is not None], StageTimes(*total.tolist())
+    def detect_tiled(
+        self,
+        image: ImageInput,
+        *,
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.2,
+        whole: bool = True,
+        match: float = 0.5,
+        format: PixelFormat = "rgb",
+    ) -> Detections:
+        """Detects small objects in an image that is much larger than the network's input: in overlapping tiles.
+
+        The tiles are one size, as few as cover the image, evenly spread; they are views, run side by side like a list
+        of images. An object that several tiles see, whole or cut by their borders, is found once: docs/runtime.md has
+        the rule.
+
+        Args:
+            image: As in a call.
+            tile: Width and height in pixels, None for the network's; sides longer than the image's are cut to it.
+            overlap: Of neighbours at the least: below 1 a share of the tile, else pixels. An object that is smaller
+                than the overlap is whole in one of them.
+            whole: The whole image is one more tile, for objects that are larger than tiles.
+            match: IoU, where two tiles look, from which on two boxes are one object, in (0, 1].
+            format: Pixel format of an array.
+
+        Returns:
+            Detections in pixels of the image, best first. The detector's ``max_detections`` holds for each tile.
+
+        Raises:
+            InvalidInputError: As a call, or an option is out of range, or there would be 4096 tiles or more.
+        """
+        if not isinstance(whole, bool):
+            raise InvalidInputError(f"whole: expected True or False, got {whole!r}")
+        try:
+            width, height = (0, 0) if tile is None else map(int, tile)
+            overlap, match = float(overlap), float(match)
+        except (TypeError, ValueError):
+            raise InvalidInputError(
+                f"expected tile=(width, height), overlap and match as numbers, got {tile!r}, {overlap!r} and {match!r}"
+            ) from None
+        if tile is not None and min(width, height) < 1:
+            raise InvalidInputError(f"tile: expected a width and a height of 1 pixel or more, got {tile}")
+        pipeline = self._running
+        check_format(format)
+        pixels, is_rgb = as_pixels(image, format, 0)
+        options = _core.TileOptions(width=width, height=height, overlap=overlap, whole=whole, match=match)
+        raw, _ = pipeline.core.detect_tiled(pixels, "rgb" if is_rgb else format, options)
+        return pipeline.detections(raw)
+
+    def submit(self, image: ImageInput, *, format: PixelFormat = "rgb") -> Future[Detections]:
+        """Detects in a thread of the detector and returns at once, unless too many images wait already: then it waits.
+
+        Pays off with ``mode="throughput"``, or where images are files, which are read in those threads. As many images
+        as there are requests are under way and as many more wait, plus one each. What is submitted runs on the bundle
+        of that moment, and is finished even if the detector is closed.
+
+        Args:
+            image: As in a call. The memory of an array must not change before the future is done.
+            format: Pixel format of an array.
+
+        Returns:
+            A future; errors are in it. ``cancel()`` works until the image's turn has come.
+
+        Raises:
+            InvalidInputError: The detector is closed.
+        """
+        with self._state:
+            pipeline = self._running
+            if self._submissions is None:
+                count = pipeline.info.requests + 1  # one more prepares the next image
+                self._submissions = Submissions(workers=count, waiting=count)
+            submissions = self._submissions
+        try:
+            return submissions.submit(lambda: pipeline.detect([image], format)[0][0])
+        except RuntimeError:
+            self._running  # noqa: B018 - says that it was closed while this waited
+            raise
+
+    def stream(
+        self,
+        items: Iterable[_Item],
+        *,
+        image: Callable[[_Item], ImageInput] | None = None,
+        ahead: int | None = None,
+        format: PixelFormat = "rgb",
+    ) -> Iterator[tuple[_Item, Detections]]:
+        """Detects in one image after the other, several at a time, and yields them in order.
+
+            for path, found in detect.stream(folder.glob("*.jpg")):
+            for frame, found in detect.stream(frames, image=lambda frame: frame.planes, format="nv12"):
+
+        Items are taken when there is room for them, in the thread that iterates, so endless ones are fine. Leaving the
+        loop cancels what has not begun and closes ``items``, where that is a generator. An error of ``items`` is
+        raised after the results of the items before it, an error in an image in its place; both end the stream.
+
+        Args:
+            items: Images, or anything of which ``image`` makes one.
+            image: The image of an item; None: the item itself.
+            ahead: Items that may have been taken and not yielded, 1 or more; None: two more than there are requests.
+            format: Pixel format of arrays.
+        """
+        if ahead is None:
+            ahead = self.info.requests + 2
+        if isinstance(ahead, bool) or not isinstance(ahead, int) or ahead < 1:
+            raise InvalidInputError(f"ahead: expected 1, 2, 3, ... items, got {ahead!r}")
+        check_format(format)
+        return in_order(
+            items,
+            lambda item: self.submit(cast("ImageInput", item) if image is None else image(item), format=format),
+            ahead=ahead,
+        )
 
     def execution_graph(self) -> list[dict[str, str]]:
         """The engine's own layers in the order they run.
@@ -260,96 +335,4 @@ class Detector:
             Per layer its ``name``, ``type``, ``primitive`` (the kernel), ``precision`` of its output, and
             ``original``: the layers of the network that it does.
         """
-        return self._pipeline.core.execution_graph()
-
-
-@dataclass(frozen=True)
-class _Pipeline:
-    """A bundle that runs, and what is said of it: replaced as a whole."""
-
-    core: _core.Detector
-    info: DetectorInfo
-
-    @classmethod
-    def of(cls, bundle: str | os.PathLike[str], core: _core.Detector, built: EngineInfo | None) -> _Pipeline:
-        """built: the engine, where it was built for this detector."""
-        spec = core.spec
-        info = DetectorInfo(
-            name=spec["name"],
-            classes=tuple(spec["classes"]),
-            category_ids=tuple(spec["category_ids"]),
-            width=spec["input"]["width"],
-            height=spec["input"]["height"],
-            backend=core.backend,
-            precision=core.precision,
-            device=core.device,
-            threads=core.threads,
-            requests=core.requests,
-            engine=built or engine_info(core.engine),
-            verified=read_verdict(bundle, spec, core.backend, device=core.device, precision=core.precision),
-            spec=spec,
-        )
-        return cls(core, info)
-
-    def detect(self, arrays: list[_Pixels], format: PixelFormat) -> tuple[list[Detections], StageTimes]:
-        raw, times = self.core.detect(arrays, format)
-        classes = self.info.classes
-        found = [
-            Detections(boxes, scores, labels, [classes[label] for label in labels.tolist()])
-            for boxes, scores, labels in raw
-        ]
-        return found, StageTimes(*times)
-
-
-def _as_array(image: object, format: PixelFormat, index: int) -> _Pixels:
-    """Checks what the compiled module cannot name well; copies only what it cannot address."""
-    if format == "nv12" and isinstance(image, tuple):
-        return _check_planes(image, index)
-    if _on_device(image):
-        return cast("NDArray[np.uint8]", image)  # the compiled module asks it for its memory, and names what is wrong
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == _DIMENSIONS[format]:
-        return _addressable(image)
-    if isinstance(image, np.ndarray):
-        got = f"an array of shape {image.shape} and type {image.dtype}"
-        if image.dtype != np.uint8:
-            remedy = "scale the pixels to 0..255 and convert them with .astype(np.uint8)"
-        elif image.ndim == 4:
-            remedy = "pass a batch as a list of images"
-        else:
-            remedy = "name the pixel format with format='rgb', 'bgr', 'gray' or 'nv12'"
-    else:
-        kind = type(image)
-        got = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        if got.startswith("PIL."):
-            remedy = "convert it with np.asarray(image.convert('RGB'))"
-        else:
-            remedy = "pass a NumPy array, a path, or a list of them"
-    raise InvalidInputError(
-        f"image {index}: expected a path or a {_SHAPES[format]} (format={format!r}), got {got}; {remedy}",
-    )
-
-
-def _on_device(image: object) -> bool:
-    """Whether it says that it is in the memory of a device (1 is the CPU of DLPack)."""
-    device = getattr(image, "__dlpack_device__", None)
-    if isinstance(image, np.ndarray) or device is None:
-        return hasattr(image, "__cuda_array_interface__")
-    return bool(device()[0] != 1)
-
-
-def _addressable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    packed = image.strides[1:] == ((3, 1) if image.ndim == 3 else (1,)) and image.strides[0] >= image[:1].size
-    return image if packed else np.ascontiguousarray(image)
-
-
-def _check_planes(planes: tuple[Any, ...], index: int) -> _Pixels:
-    if len(planes) == 2 and all(isinstance(plane, np.ndarray) and plane.dtype == np.uint8 for plane in planes):
-        luma, chroma = planes
-        if luma.ndim == 2 and chroma.size * 2 == luma.size and luma.shape[0] % 2 == 0 and luma.shape[1] % 2 == 0:
-            # A view, unless (H / 2, W / 2, 2) has gaps inside a row.
-            return _addressable(luma), _addressable(chroma.reshape(luma.shape[0] // 2, luma.shape[1]))
-    got = ", ".join(f"{getattr(plane, 'shape', type(plane).__name__)}" for plane in planes)
-    raise InvalidInputError(
-        f"image {index}: expected uint8 planes Y (H, W) and UV (H / 2, W) or (H / 2, W / 2, 2) with even H and W, "
-        f"got {got}",
-    )
+        return self._running.core.execution_graph()

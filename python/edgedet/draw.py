@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from typing import TYPE_CHECKING, Tuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,14 @@ def class_colour(label: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+@lru_cache(maxsize=8)
+def _font(size: float) -> Any:
+    """Kept, for loading one takes longer than drawing a frame of a video."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=size)
+
+
 def draw_detections(image: NDArray[np.uint8], detections: Detections, *, scores: bool = True) -> Image.Image:
     """Draws boxes and labels; line width and text size follow the size of the image.
 
@@ -34,13 +43,13 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, *, scores:
     Returns:
         A new RGB picture.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     scale = max(picture.size)
     line = max(2, round(scale / 400))
-    font = ImageFont.load_default(size=max(11, scale / 50))
+    font = _font(max(11, scale / 50))
     upwards = list(detections)[::-1]
     for found in upwards:
         x0, y0, x1, y1 = found.box

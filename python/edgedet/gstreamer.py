@@ -111,7 +111,7 @@ class _Pipeline:
 
     def __init__(self, source: str | os.PathLike[str], *, queue: int, convert_colours: bool) -> None:
         self._gst = gst = gst_library.load()
-        self.name = _without_password(os.fspath(source))
+        self.name = without_password(os.fspath(source))
         self._convert = convert_colours
         self._error = ""
         # nvvidconv copies out of NVMM, or hands on; then videoconvert does what is left to do, or hands on.
@@ -214,7 +214,7 @@ class _Pipeline:
             self._gst.g_free(debug)
             self._gst.gst_mini_object_unref(message)
             text = f"{self.name}: GStreamer: {gst_library.take_error(error)} ({' '.join(detail.split())})"
-            self._error = self._error or _without_password(text)
+            self._error = self._error or without_password(text)
 
 
 class _Mapping:
@@ -251,7 +251,7 @@ class _Plane:
         }
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
     """For messages, which end up in logs."""
     return re.sub(r"(://[^\s/:@]*):[^\s/@]*@", r"\1:***@", text)
 

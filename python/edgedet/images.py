@@ -107,6 +107,21 @@ def read_image(
     return _read(source, name, max_pixels, partial(_pixels, enough=enough))
 
 
+def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """The pixels of an image that the caller has open, as it is: (H, W, 3) uint8 RGB, not turned by its EXIF data.
+
+    name: for messages.
+
+    Raises:
+        ImageError: It cannot be decoded, or its pixels have no defined 8-bit rendering.
+    """
+    _check_mode(image, name)
+    try:
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except Exception as error:
+        raise ImageError(f"{name}: damaged or unsupported image: {error or type(error).__name__}") from error
+
+
 def find_images(path: str | os.PathLike[str]) -> list[Path]:
     """Lists the image files of a folder, sorted by name, sub-folders left out; a file is returned as it is.
 
@@ -169,11 +184,7 @@ def _open(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
                 "shrink the image",
             ) from None
     _check_size(image.size, name, max_pixels)
-    if image.mode not in _EIGHT_BIT_MODES:
-        raise ImageError(
-            f"{name}: pixels of type {image.mode!r} have no defined 8-bit rendering; scale them to 0..255 as your "
-            "sensor needs it and pass the uint8 array",
-        )
+    _check_mode(image, name)
     return image
 
 
@@ -201,6 +212,14 @@ def _header(image: Image.Image, name: str) -> ImageHeader:
         orientation = 1
     width, height = image.size if orientation < 5 else image.size[::-1]
     return ImageHeader(width, height, orientation, image.format or "", image.mode)
+
+
+def _check_mode(image: Image.Image, name: str) -> None:
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(
+            f"{name}: pixels of type {image.mode!r} have no defined 8-bit rendering; scale them to 0..255 as your "
+            "sensor needs it and pass the uint8 array",
+        )
 
 
 def _check_size(size: tuple[int, int] | None, name: str, max_pixels: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedet import Detector, EngineOptions, InvalidInputError, _core
+from edgedet import Detections, Detector, EngineOptions, InvalidInputError, _core
 
 _LOW_WORKSPACE_MB = 256
 _LOW_LIMIT_MB = 2048
@@ -161,6 +161,19 @@ def output_file(text: str) -> Path:
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!r} does not exist")
     return path
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder, and those above it, where they are missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+
+
+def objects_json(found: Detections) -> list[dict[str, Any]]:
+    """Each object as reports have it."""
+    return [{"name": row.name, "label": row.label, "score": row.score, "box": list(row.box)} for row in found]
 
 
 def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:

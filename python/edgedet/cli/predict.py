@@ -1,4 +1,4 @@
-"""``edgedet predict``: detections of images as a table, as JSON and as pictures."""
+"""``edgedet predict``: detections of images as a table, as JSON and as pictures; of a video see predict_video."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedet import Detections, ImageError, InvalidInputError, read_image
+from edgedet.cli import predict_video
 from edgedet.cli.common import (
     add_bundle,
     add_detector_options,
+    make_folder,
+    objects_json,
     open_detector,
     output_file,
     print_running,
@@ -19,6 +22,7 @@ from edgedet.cli.common import (
 )
 from edgedet.draw import draw_detections
 from edgedet.images import find_images
+from edgedet.video.kind import is_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,26 +35,50 @@ def add_parser(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "predict",
-        help="detect objects in images",
-        description="Detect objects in images and print them, best first.",
-        epilog="Files that cannot be read are named and left out; the exit status is then 2.",
+        help="detect objects in images, a video, a camera or a stream",
+        description="Detect objects in images and print them, best first; or in a video, a camera or a stream.",
+        epilog="Images that cannot be read are named and left out, videos end where they are damaged; the exit status "
+        "is then 2. Ctrl-C ends a video properly, with 130. See docs/video.md.",
     )
     add_bundle(parser)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write the images with boxes drawn into this folder")
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write the detections as JSON")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="image files, or folders of them; or one video file, rtsp://..., /dev/video0, or pipeline of GStreamer",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        type=Path,
+        help="write images with boxes drawn into this folder, or a video as PATH.mp4",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=output_file, help="write the detections as JSON; of a video, a line per frame"
+    )
     parser.add_argument(
         "--score", type=_score, default=0.3, metavar="S", help="leave detections below this score out (default: 0.3)"
     )
     add_detector_options(parser)
+    predict_video.add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Tells images from a video by what is in them."""
+    videos = [entry for entry in arguments.inputs if arguments.reader == "gstreamer" or is_video(entry)]
+    if not videos:
+        return _run_images(arguments)
+    if len(arguments.inputs) > 1:
+        raise InvalidInputError(f"expected images, or one video alone, got {videos[0]} and other inputs")
+    return predict_video.run(arguments, videos[0])
+
+
+def _run_images(arguments: argparse.Namespace) -> int:
     """Reads, detects, prints; one damaged file does not stop the rest."""
-    files = [file for entry in arguments.images for file in find_images(entry)]
+    files = [file for entry in arguments.inputs for file in find_images(entry)]
     if arguments.out is not None:
-        _make_folder(arguments.out)
+        make_folder(arguments.out)
     detector = open_detector(arguments, score_threshold=arguments.score)
     print_running(detector)
     document: list[dict[str, Any]] = []
@@ -94,17 +122,8 @@ def _as_json(file: Path, image: NDArray[np.uint8], found: Detections) -> dict[st
         "image": str(file),
         "width": image.shape[1],
         "height": image.shape[0],
-        "detections": [
-            {"name": row.name, "label": row.label, "score": row.score, "box": list(row.box)} for row in found
-        ],
+        "detections": objects_json(found),
     }
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

@@ -1,0 +1,1 @@
+"""Detection in videos, cameras and streams: ``edgedet predict VIDEO``. See docs/video.md."""
