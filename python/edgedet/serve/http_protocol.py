@@ -1,0 +1,77 @@
+"""uvicorn's HTTP/1.1 with limits on how slowly and how long a request may come in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_MAX_HEADER = 32 << 10  # bytes of a request line and its headers
+_BODY_AHEAD = 256 << 10  # bytes of a body that are taken before the application asks for them
+_MARGIN = 1.0  # seconds in which the application says 408 itself, before the connection is closed
+
+
+def limited_protocol(header_timeout: float, body_timeout: float) -> type[HttpToolsProtocol]:
+    """A protocol for ``uvicorn.Config(http=...)``: a connection that takes longer is closed. Seconds."""
+
+    class Protocol(HttpToolsProtocol):
+        """One connection."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._patience: asyncio.TimerHandle | None = None
+            self._in_header, self._header_bytes = True, 0
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait(header_timeout)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._wait(None)
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_header:
+                self._header_bytes += len(data)
+            super().data_received(data)
+            # A body that came along is no header; what is counted is only compared while the header goes on.
+            if self._in_header and self._header_bytes > _MAX_HEADER:
+                self.send_400_response("Request header too large.")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._in_header, self._header_bytes = True, 0
+            self._wait(header_timeout)
+
+        def on_headers_complete(self) -> None:
+            self._in_header = False
+            self._wait(body_timeout + _MARGIN)
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            # As uvicorn's, which takes 64 KiB ahead: fewer pauses for pictures.
+            if self.cycle.response_complete:
+                return
+            self.cycle.body += body
+            if len(self.cycle.body) > _BODY_AHEAD:
+                self.flow.pause_reading()
+            self.cycle.message_event.set()
+
+        def on_message_complete(self) -> None:
+            self._wait(None)
+            super().on_message_complete()
+
+        def _wait(self, seconds: float | None) -> None:
+            """Closes the connection in so many seconds, unless it is called again."""
+            if self._patience is not None:
+                self._patience.cancel()
+            self._patience = None if seconds is None else self.loop.call_later(seconds, self._lose_patience)
+
+        def _lose_patience(self) -> None:
+            if self.pipeline:  # it is we who keep the client waiting
+                self._wait(body_timeout)
+            elif not self.transport.is_closing():
+                self.transport.close()
+
+    return Protocol
