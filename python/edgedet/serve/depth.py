@@ -6,6 +6,7 @@ import re
 
 _ESCAPES = re.compile(rb"\\.", re.DOTALL)
 _STRINGS = re.compile(rb'"[^"]*"?')
+_CLOSED = re.compile(rb"\[\]|\{\}")
 _OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
@@ -20,5 +21,5 @@ def nested_deeper(text: bytes, limit: int) -> bool:
     for _ in range(limit):
         if not brackets:
             return False
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = _CLOSED.sub(b"", brackets)
     return bool(brackets)

@@ -35,7 +35,7 @@ def limited_protocol(header_timeout: float, body_timeout: float) -> type[HttpToo
             if self._in_header:
                 self._header_bytes += len(data)
             super().data_received(data)
-            # A body that came along is no header; what is counted is only compared while the header goes on.
+            # The piece in which a header begins is not counted: bytes of the request before may be in it.
             if self._in_header and self._header_bytes > _MAX_HEADER:
                 self.send_400_response("Request header too large.")
 
