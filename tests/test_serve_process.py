@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from server_process import Server, answer, ask, request, running
+from raw_http import answer, ask, request
 from test_serve import ORANGE, make_bundle
+
+from benchmarks.serving.server import Server, running
 
 GET_READY = request(b"", "/readyz", method="GET")
 

@@ -8,7 +8,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MAX_HEADER = 32 << 10  # bytes of a request line and its headers
-_BODY_AHEAD = 256 << 10  # bytes of a body that are taken before the application asks for them
+_BODY_AHEAD = 128 << 10  # bytes of a body that are taken before the application asks for them
+_LAST_WORD = 0.3  # seconds for which an idle connection stays open after the server was told to stop
 _MARGIN = 1.0  # seconds in which the application says 408 itself, before the connection is closed
 
 
@@ -50,10 +51,12 @@ def limited_protocol(header_timeout: float, body_timeout: float) -> type[HttpToo
             super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
-            # As uvicorn's, which takes 64 KiB ahead: fewer pauses for pictures.
+            # As uvicorn's, with fewer pauses and without its two copies: what the application has not taken yet is
+            # nearly always nothing.
             if self.cycle.response_complete:
                 return
-            self.cycle.body += body
+            ahead: Any = self.cycle.body
+            self.cycle.body = ahead + body if ahead else body  # type: ignore[assignment]
             if len(self.cycle.body) > _BODY_AHEAD:
                 self.flow.pause_reading()
             self.cycle.message_event.set()
@@ -61,6 +64,13 @@ def limited_protocol(header_timeout: float, body_timeout: float) -> type[HttpToo
         def on_message_complete(self) -> None:
             self._wait(None)
             super().on_message_complete()
+
+        def shutdown(self) -> None:
+            # A request may be on its way on a connection that looks idle; it is answered, and the connection closed.
+            if self.cycle is None or self.cycle.response_complete:
+                self._wait(_LAST_WORD)
+            else:
+                super().shutdown()
 
         def _wait(self, seconds: float | None) -> None:
             """Closes the connection in so many seconds, unless it is called again."""

@@ -1,9 +1,10 @@
-"""A server in a process of its own, for tests and for benchmarks/serving.py's tests."""
+"""A server in a process of its own, on a free port of this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,19 @@ class Server:
                 return told
         raise AssertionError(f"the server ended without {event!r}: {self.told}")
 
+    def rss_mb(self) -> float:
+        """Memory of its two processes, pages that both share counted once, MiB."""
+        total = 0
+        for pid in (self.process.pid, self.worker()):
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        return total / 1024
+
+    def stop(self) -> int:
+        """Sends SIGTERM and waits for the code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=30)
 
@@ -68,34 +82,3 @@ def running(*arguments: str | Path, ready: bool = True) -> Iterator[Server]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-
-
-def request(body: bytes, path: str = "/v1/detect", *, headers: str = "", method: str = "POST") -> bytes:
-    """The bytes of a request."""
-    return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
-
-
-def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the next answer; status 0 where the connection ends without one."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        chunk = connection.recv(65536)
-        if not chunk:
-            assert data == b"", f"half an answer: {data!r}"
-            return 0, {}, b""
-        data += chunk
-    head, _, rest = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
-    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    while len(rest) < int(headers["content-length"]):
-        chunk = connection.recv(65536)
-        assert chunk, "half an answer"
-        rest += chunk
-    return int(first.split()[1]), headers, rest
-
-
-def ask(server: Server, data: bytes) -> tuple[int, dict[str, str], bytes]:
-    """One request on a connection of its own."""
-    with server.connect() as connection:
-        connection.sendall(data)
-        return answer(connection)
