@@ -14,21 +14,22 @@ def request(body: bytes, path: str = "/v1/detect", *, headers: str = "", method:
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the next answer; status 0 where the connection ends without one."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        chunk = connection.recv(65536)
-        if not chunk:
-            assert data == b"", f"half an answer: {data!r}"
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):  # byte by byte: what follows belongs to the next answer
+        byte = connection.recv(1)
+        if not byte:
+            assert head == b"", f"half an answer: {head!r}"
             return 0, {}, b""
-        data += chunk
-    head, _, rest = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
+        head += byte
+    first, *lines = head.decode().strip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    while len(rest) < int(headers["content-length"]):
-        chunk = connection.recv(65536)
+    left = int(headers["content-length"])
+    body = b""
+    while len(body) < left:
+        chunk = connection.recv(left - len(body))
         assert chunk, "half an answer"
-        rest += chunk
-    return int(first.split()[1]), headers, rest
+        body += chunk
+    return int(first.split()[1]), headers, body
 
 
 def ask(server: Server, data: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -14,7 +14,8 @@ from edgedet.serve.access_log import AccessLog
 from edgedet.serve.metrics import Metrics
 from edgedet.serve.refusal import error_body
 
-_PUBLIC = frozenset(
+#: Paths that need no API key.
+PUBLIC = frozenset(
     {"/", "/healthz", "/readyz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"},
 )
 _NAME = re.compile(rb"[\w.-]{1,64}\Z", re.ASCII)
@@ -92,7 +93,7 @@ class Gate:
         fits = [hmac.compare_digest(digest, one) for one in self._digests]
         if any(fits):
             return f"key-{digest.hex()[:8]}"
-        return str(address) if scope["path"] in _PUBLIC else None
+        return str(address) if scope["path"] in PUBLIC else None
 
 
 async def _unauthorised(send: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from edgedet import Detections, Detector, Error
 from edgedet.serve import kserve, wire
+from edgedet.serve.answers import detect_answer, model_card
 from edgedet.serve.lane import Lane, Ready
 from edgedet.serve.options import WorkerOptions
 from edgedet.serve.payload import read_detect
@@ -129,7 +130,7 @@ class Worker:
 
     def _answer(self, meta: dict[str, Any], ready: Ready, found: Sequence[Detections]) -> None:
         name = meta["model"]
-        body = kserve.answer(name, ready.work, found) if meta["api"] == "v2" else _answer(name, ready, found)
+        body = kserve.answer(name, ready.work, found) if meta["api"] == "v2" else detect_answer(name, ready, found)
         reply = {"id": meta["id"], "status": 200, "model": name, "images": len(found), "times": ready.times}
         if ready.batch:
             reply["batch"] = ready.batch
@@ -146,41 +147,6 @@ class Worker:
         else:
             card = model_card(meta["model"], self._lanes[meta["model"]].detector)
             self.send({"id": meta["id"], "status": 200, "cards": self._cards()}, json.dumps(card).encode())
-
-
-def model_card(name: str, detector: Detector) -> dict[str, Any]:
-    """What is to be known of a model that runs: for ``GET /v1/models``."""
-    info = detector.info
-    return {
-        "name": name,
-        "model": info.name,
-        "classes": list(info.classes),
-        "input": {"width": info.width, "height": info.height},
-        "backend": info.backend,
-        "precision": info.precision,
-        "device": info.device,
-        "threads": info.threads,
-        "requests": info.requests,
-        "verdict": {"state": info.verified.state, "text": info.verified.text},
-        "licence": info.spec["licence"],
-    }
-
-
-def _answer(name: str, ready: Ready, found: Sequence[Detections]) -> bytes:
-    results = []
-    for image, detections in zip(ready.work.images, found):
-        height = image.shape[0] * 2 // 3 if ready.work.format == "nv12" else image.shape[0]
-        results.append(
-            {
-                "width": image.shape[1],
-                "height": height,
-                "detections": [
-                    {"box": one.box, "score": one.score, "label": one.label, "name": one.name} for one in detections
-                ],
-            }
-        )
-    times = {stage: round(milliseconds, 3) for stage, milliseconds in ready.times.items()}
-    return json.dumps({"model": name, "results": results, "milliseconds": times}, separators=(",", ":")).encode()
 
 
 def main() -> None:
