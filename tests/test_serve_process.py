@@ -177,6 +177,20 @@ def test_a_deadline_in_the_queue(bundle: Path) -> None:
         assert metric(server, 'edgedet_images_total{model="tiny"}') == 8
 
 
+def test_who_leaves_the_queue_is_not_run(bundle: Path) -> None:
+    with running(bundle, "--threads", "1") as server:
+        crowd = Crowd(server, 8, SLOW)
+        wait_for_metric(server, "edgedet_queue_depth", 1)
+        with server.connect() as connection:
+            connection.sendall(request(ORANGE))
+            wait_for_metric(server, "edgedet_accepted_total", 9)
+        crowd.join()
+        assert crowd.statuses == [200] * 8
+        wait_for_metric(server, 'edgedet_rejects_total{reason="gone"}', 1)
+        assert metric(server, 'edgedet_images_total{model="tiny"}') == 8
+        assert metric(server, "edgedet_buffered_bytes") == 0
+
+
 def still_serves(server: Server) -> None:
     status, _, body = ask(server, request(ORANGE))
     assert status == 200

@@ -168,7 +168,8 @@ async def _run(dispatcher: Dispatcher, request: Request, meta: dict[str, Any]) -
         length = request.headers.get("content-length")
         region = await dispatcher.intake.read(None if length is None else int(length), request.receive, client)
         request.scope["edgedet.received"] = region.size
-        return _response(await dispatcher.run(client, region, meta, timeout=timeout))
+        gone = request.scope.get("edgedet.gone", lambda: False)
+        return _response(await dispatcher.run(client, region, meta, timeout=timeout, gone=gone))
     except RefusedError as refusal:
         return _refused(dispatcher, refusal)
     except GoneError:

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class _Job:
     client: str
     answer: asyncio.Future[Answer]
     region: Region | None = None
+    gone: Callable[[], bool] = lambda: False
     attempts: int = 0
     sent: float = 0.0
 
@@ -95,16 +97,18 @@ class Dispatcher:
             await self._process.end(5.0)
         self.intake.close()
 
-    async def run(self, client: str, region: Region, meta: dict[str, Any], *, timeout: float) -> Answer:
+    async def run(
+        self, client: str, region: Region, meta: dict[str, Any], *, timeout: float, gone: Callable[[], bool]
+    ) -> Answer:
         """Queues a request whose body is in a region, which is given back; waits for its answer.
 
-        timeout: seconds from now.
+        timeout: seconds from now. gone: whether the client has left, asked before it is run.
         """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         meta.update(op="detect", id=next(self._ids), at=region.start, size=region.size)
         meta.update(arrived=now, deadline=now + timeout)
-        job = _Job(meta, client, loop.create_future(), region)
+        job = _Job(meta, client, loop.create_future(), region, gone)
         if not self.cards:
             self._give_back(job)
             raise RefusedError(503, "loading", "the models are being loaded; ask again in a moment")
@@ -142,6 +146,10 @@ class Dispatcher:
             job = self._queue.take()
             if job is None:
                 return
+            if job.gone():
+                self._finish(job, self._refused(499, "gone", "the client has left"))
+                self._give_back(job)
+                continue
             job.attempts += 1
             job.sent = time.monotonic()
             job.meta["queued"] = job.sent - job.meta["arrived"]

@@ -42,6 +42,7 @@ def limited_protocol(header_timeout: float, body_timeout: float) -> type[HttpToo
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            self.scope["edgedet.gone"] = self.transport.is_closing  # type: ignore[typeddict-unknown-key]
             self._in_header, self._header_bytes = True, 0
             self._wait(header_timeout)
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgedet import Detections
 from edgedet.serve.options import WorkerOptions
-from edgedet.serve.payload import Image, Work, decode_files, parse_json, settings, unbase64
+from edgedet.serve.payload import Work, decode_files, parse_json, settings, unbase64
 from edgedet.serve.refusal import RefusedError
 
 OUTPUTS = {"num_detections": "INT32", "boxes": "FP32", "scores": "FP32", "labels": "INT32"}
@@ -113,7 +114,7 @@ def _asked(document: dict[str, Any]) -> list[str]:
     return [str(one.get("name")) for one in outputs]
 
 
-def _frames(shape: list[int], data: list[Any], options: WorkerOptions) -> list[Image]:
+def _frames(shape: list[int], data: list[Any], options: WorkerOptions) -> list[NDArray[np.uint8]]:
     if len(shape) == 3:
         shape = [1, *shape]
     if len(shape) != 4 or shape[3] != 3:

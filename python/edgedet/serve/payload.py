@@ -19,8 +19,6 @@ from edgedet.serve.multipart import boundary_of, read_form
 from edgedet.serve.options import WorkerOptions
 from edgedet.serve.refusal import RefusedError
 
-Image = NDArray[np.uint8]
-
 _CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 _FORM_FIELDS = 8
 # The last one is what curl says of --data-binary unless it is told otherwise.
@@ -41,7 +39,7 @@ class Work:
         outputs: The tensors it asks for; empty: all of them (KServe).
     """
 
-    images: list[Image]
+    images: list[NDArray[np.uint8]]
     format: str
     score: float
     model: str | None
@@ -99,7 +97,7 @@ def read_detect(body: memoryview, content_type: str, query: Mapping[str, str], o
     return _work(decode_files(files, options), "rgb", fields, options)
 
 
-def decode_files(files: list[bytes], options: WorkerOptions) -> list[Image]:
+def decode_files(files: list[bytes], options: WorkerOptions) -> list[NDArray[np.uint8]]:
     """Image files to RGB. Each header is read before its pixels, against what is left of the limit of the request."""
     _count(len(files), options)
     images, left = [], options.max_pixels
@@ -149,7 +147,7 @@ def settings(fields: Mapping[str, Any], options: WorkerOptions) -> dict[str, Any
     }
 
 
-def _work(images: list[Image], format: str, fields: Mapping[str, Any], options: WorkerOptions) -> Work:
+def _work(images: list[NDArray[np.uint8]], format: str, fields: Mapping[str, Any], options: WorkerOptions) -> Work:
     return Work(images=images, format=format, **settings(fields, options))
 
 
@@ -196,7 +194,7 @@ def unbase64(text: object, index: int) -> bytes:
         raise RefusedError(400, "malformed", f"image {index}: expected base64 ({error})") from None
 
 
-def _pixels(body: memoryview, query: Mapping[str, str], format: str, options: WorkerOptions) -> Image:
+def _pixels(body: memoryview, query: Mapping[str, str], format: str, options: WorkerOptions) -> NDArray[np.uint8]:
     """Raw pixels as an array over the body, without a copy."""
     width, height = (
         int(query[name]) if query.get(name, "").isdecimal() and len(query[name]) < 9 else 0
