@@ -191,7 +191,7 @@ def test_bench(tmp_path: Path, bundle: Path, pictures: Path, run: Callable[..., 
         assert 0 < latency["p50"] <= latency["p90"] <= latency["p95"] <= latency["p99"] <= latency["max"]
         assert list(figures["stages_ms"]) == ["upload", "preprocess", "inference", "decode", "download"]
         assert 0 < sum(figures["stages_ms"].values()) <= latency["mean"]
-        assert figures["command"].startswith("edgedet ")
+        assert figures["command"].startswith("edgedet")
         assert figures["fps"] == pytest.approx(figures["frames_per_call"] * 1000 / latency["mean"])
         assert 20 < figures["rss_mb"] < 4000
         assert figures["threads"] == 1

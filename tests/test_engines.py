@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import io
@@ -26,6 +27,7 @@ from edgedet import BackendError, BundleError, Detector, EngineOptions, Error, I
 from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 from edgedet.calibration_set import FORMAT, VERSION, CalibrationFeed
 from edgedet.cli import main
+from edgedet.cli.common import add_engine_options, engine_options
 from edgedet.engines import build_engine
 from edgedet.tensorrt_libraries import library_folders
 
@@ -174,18 +176,24 @@ def test_ctrl_c_stops_the_command_and_its_child(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     body = f"open({str(pid)!r}, 'w').write(str(os.getpid())); tell('alive'); time.sleep(60)"
     script = f"""
+        import signal
         from edgedet import engines
         from edgedet.cli import main
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
         engines._command = lambda: {worker(body)!r}
         raise SystemExit(main(["build", {str(tmp_path)!r}]))
     """
     command = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE, text=True)
-    for _ in range(200):
-        if pid.exists() and pid.read_text(encoding="ascii"):
-            break
-        time.sleep(0.05)
-    command.send_signal(signal.SIGINT)
-    _, said = command.communicate(timeout=30)
+    try:
+        for _ in range(200):
+            if pid.exists() and pid.read_text(encoding="ascii"):
+                break
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=30)
+    finally:
+        command.kill()
+        command.communicate()
     assert command.returncode == 130
     assert "interrupted" in said
     assert ended(int(pid.read_text(encoding="ascii")))
@@ -524,3 +532,19 @@ def test_swap_under_traffic(tiny: Path, tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert not torn
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], (1024, None)),
+        (["--low-memory"], (256, 2048)),
+        (["--low-memory", "--workspace-mb", "64", "--memory-limit-mb", "900"], (64, 900)),
+        (["--low-memory", "--workspace-mb", "4096", "--memory-limit-mb", "9000"], (256, 2048)),
+    ],
+)
+def test_low_memory_lowers_what_was_asked_for(given: list[str], expected: tuple[int, int | None]) -> None:
+    parser = argparse.ArgumentParser()
+    add_engine_options(parser)
+    options = engine_options(parser.parse_args(given))
+    assert (options.workspace_mb, options.memory_limit_mb) == expected

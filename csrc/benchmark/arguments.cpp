@@ -111,6 +111,14 @@ Arguments parse_arguments(int count, const char* const* values) {
       arguments.detector.score_threshold = number<float>(option, value, 0.F, 1.F);
     } else if (option == "--cache-dir") {
       arguments.detector.cache_dir = value;
+    } else if (option == "--device") {
+      arguments.detector.engine.device = number<int>(option, value, 0, 1024);
+    } else if (option == "--workspace-mb") {
+      arguments.detector.engine.workspace_mb = number<int>(option, value, 1, kMost);
+    } else if (option == "--memory-limit-mb") {
+      arguments.detector.engine.memory_limit_mb = number<int>(option, value, 1, kMost);
+    } else if (option == "--dla") {
+      arguments.detector.engine.dla_core = number<int>(option, value, 0, 1024);
     } else if (option == "--detections") {
       arguments.detections = value;
     } else if (option == "--json") {
@@ -153,7 +161,12 @@ Compare figures of one machine and one moment only; docs/benchmarking.md says wh
   --precision NAME        fp32, bf16, fp16, int8 or auto: the one verified as best (default: auto)
   --mode NAME             latency: one frame a call; throughput: as many as requests (default: latency)
   --score-threshold X     leave out detections with a lower score (default: 0)
-  --cache-dir DIR         keep the network as it was compiled for this device, for the next start (default: nowhere)
+  --cache-dir DIR         keep the network as it was compiled for this device, for the next start (default: nowhere: on
+                          TensorRT each run builds the engine, which takes minutes; 'edgedet build' fills a folder)
+  --device N              TensorRT: index of the GPU (default: 0)
+  --workspace-mb N        TensorRT: MiB that layers may work in while the engine is built and run (default: 1024)
+  --memory-limit-mb N     TensorRT: MiB of device memory that build and detector may take (default: no limit)
+  --dla N                 TensorRT: DLA core of a Jetson (default: the GPU)
   --json FILE             write the figures as JSON
 )";
 }

@@ -246,7 +246,8 @@ void use_dla(const nvinfer1::IBuilder& builder, nvinfer1::IBuilderConfig& config
   }
   if (core >= builder.getNbDLACores()) {
     fail(ErrorKind::kBackend, "dla_core: expected one of " + std::to_string(builder.getNbDLACores()) +
-                                  " DLA cores, counted from 0, got " + std::to_string(core) + "; use -1 for the GPU");
+                                  " DLA cores, counted from 0, got " + std::to_string(core) +
+                                  "; leave it out for the GPU");
   }
   config.setDefaultDeviceType(nvinfer1::DeviceType::kDLA);
   config.setDLACore(core);

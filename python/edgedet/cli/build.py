@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedet import EngineOptions
 from edgedet.cli.common import (
     add_bundle,
+    add_engine_options,
     add_where_options,
+    engine_options,
     output_file,
-    positive_number,
     progress_bar,
-    whole_number,
     write_json,
 )
 from edgedet.engines import PreparedEngine, build_engine
@@ -36,57 +35,9 @@ def add_parser(commands: Commands) -> None:
     )
     add_bundle(parser)
     add_where_options(parser)
-    add_engine_options(parser)
+    add_engine_options(parser, batch="--batch")
     parser.add_argument("--json", metavar="FILE", type=output_file, help="write what was built as JSON")
     parser.set_defaults(run=run)
-
-
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Options of TensorRT engines, see :class:`edgedet.EngineOptions`."""
-    group = parser.add_argument_group("engines of TensorRT")
-    group.add_argument(
-        "--calibrator",
-        choices=["entropy", "minmax"],
-        help="int8 of the float model with ranges from the bundle's calibration images (TensorRT before 11)",
-    )
-    group.add_argument("--calibration-images", metavar="DIR", type=Path, help="those images, if they were moved")
-    group.add_argument(
-        "--workspace-mb",
-        type=positive_number,
-        default=EngineOptions.workspace_mb,
-        metavar="N",
-        help=f"MiB that layers may work in (default: {EngineOptions.workspace_mb}; less where less is free)",
-    )
-    group.add_argument(
-        "--batch",
-        type=_batch,
-        metavar="MIN:OPT:MAX",
-        help="images in a call of the engine; MIN is 1 (default: by mode)",
-    )
-    group.add_argument("--dla", type=whole_number, metavar="N", help="DLA core of a Jetson (default: the GPU)")
-    group.add_argument("--device", type=whole_number, default=0, metavar="N", help="index of the GPU (default: 0)")
-    group.add_argument(
-        "--memory-limit-mb",
-        type=positive_number,
-        metavar="N",
-        help="MiB of device memory that build and detector may take (default: no limit)",
-    )
-    group.add_argument(
-        "--cache-dir", metavar="DIR", type=Path, help="where engines are kept (default: the user's cache)"
-    )
-
-
-def engine_options(arguments: argparse.Namespace) -> EngineOptions:
-    """What ``add_engine_options`` was given."""
-    return EngineOptions(
-        device=arguments.device,
-        workspace_mb=arguments.workspace_mb,
-        batch=arguments.batch,
-        dla_core=arguments.dla,
-        memory_limit_mb=arguments.memory_limit_mb,
-        calibrator=arguments.calibrator,
-        calibration_images=arguments.calibration_images,
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,11 +83,3 @@ def _phases() -> Callable[[str, int, int], None]:
             show(min(step, of), of)
 
     return progress
-
-
-def _batch(text: str) -> tuple[int, int, int]:
-    sizes = text.split(":")
-    if len(sizes) != 3 or not all(size.isdecimal() for size in sizes):
-        raise argparse.ArgumentTypeError(f"expected three numbers such as 1:4:8, got {text!r}")
-    least, best, most = (int(size) for size in sizes)
-    return least, best, most

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedet import Detector, InvalidInputError, _core
+from edgedet import Detector, EngineOptions, InvalidInputError, _core
+
+_LOW_WORKSPACE_MB = 256
+_LOW_LIMIT_MB = 2048
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -26,6 +29,7 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     add_where_options(parser).add_argument(
         "--threads", type=whole_number, default=0, metavar="N", help="CPU threads (default: all this process may use)"
     )
+    add_engine_options(parser)
 
 
 def add_where_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -53,6 +57,66 @@ def add_where_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     return group
 
 
+def add_engine_options(parser: argparse.ArgumentParser, *, batch: str = "--engine-batch") -> None:
+    """Options of TensorRT engines, see :class:`edgedet.EngineOptions`. batch: what the one of batch sizes is called."""
+    group = parser.add_argument_group("engines of TensorRT")
+    group.add_argument(
+        "--calibrator",
+        choices=["entropy", "minmax"],
+        help="int8 of the float model with ranges from the bundle's calibration images (TensorRT before 11)",
+    )
+    group.add_argument("--calibration-images", metavar="DIR", type=Path, help="those images, if they were moved")
+    group.add_argument(
+        "--workspace-mb",
+        type=positive_number,
+        default=EngineOptions.workspace_mb,
+        metavar="N",
+        help=f"MiB that layers may work in (default: {EngineOptions.workspace_mb}; less where less is free)",
+    )
+    group.add_argument(
+        batch,
+        dest="engine_batch",
+        type=_batch,
+        metavar="MIN:OPT:MAX",
+        help="images in a call of the engine; MIN is 1 (default: by mode)",
+    )
+    group.add_argument("--dla", type=whole_number, metavar="N", help="DLA core of a Jetson (default: the GPU)")
+    group.add_argument("--device", type=whole_number, default=0, metavar="N", help="index of the GPU (default: 0)")
+    group.add_argument(
+        "--memory-limit-mb",
+        type=positive_number,
+        metavar="N",
+        help="MiB of device memory that build and detector may take (default: no limit)",
+    )
+    group.add_argument(
+        "--low-memory",
+        action="store_true",
+        help=f"for boards of 4 GB: at most {_LOW_WORKSPACE_MB} MiB of workspace and {_LOW_LIMIT_MB} of device memory",
+    )
+    group.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        type=Path,
+        help="where networks are kept as they were compiled (default: the user's cache)",
+    )
+
+
+def engine_options(arguments: argparse.Namespace) -> EngineOptions:
+    """What ``add_engine_options`` was given."""
+    workspace, limit = arguments.workspace_mb, arguments.memory_limit_mb
+    if arguments.low_memory:
+        workspace, limit = min(workspace, _LOW_WORKSPACE_MB), min(limit or _LOW_LIMIT_MB, _LOW_LIMIT_MB)
+    return EngineOptions(
+        device=arguments.device,
+        workspace_mb=workspace,
+        batch=arguments.engine_batch,
+        dla_core=arguments.dla,
+        memory_limit_mb=limit,
+        calibrator=arguments.calibrator,
+        calibration_images=arguments.calibration_images,
+    )
+
+
 def open_detector(arguments: argparse.Namespace, *, score_threshold: float = 0.0) -> Detector:
     """The detector that the options describe."""
     return Detector(
@@ -62,6 +126,8 @@ def open_detector(arguments: argparse.Namespace, *, score_threshold: float = 0.0
         mode=arguments.mode,
         threads=arguments.threads,
         score_threshold=score_threshold,
+        cache_dir=arguments.cache_dir,
+        engine=engine_options(arguments),
     )
 
 
@@ -160,3 +226,11 @@ def progress_bar(what: str) -> Callable[[int, int], None]:
             print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
 
     return show
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    sizes = text.split(":")
+    if len(sizes) != 3 or not all(size.isdecimal() for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected three numbers such as 1:4:8, got {text!r}")
+    least, best, most = (int(size) for size in sizes)
+    return least, best, most
