@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import time
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import ASGIApp
 
-from edgedet import Detections, Detector, InvalidInputError, read_image
+from edgedet import Detections, Detector, EngineOptions, InvalidInputError, read_image
 from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 from edgedet.serve.app import create_app
 from edgedet.serve.options import FrontOptions, WorkerOptions, read_api_keys
@@ -407,6 +408,8 @@ def test_keys_and_swap(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
+    options = WorkerOptions(models=(("a", "x"),), engine=EngineOptions(batch=(1, 2, 4)), cache_dir="c")
+    assert WorkerOptions.from_json(json.loads(json.dumps(dataclasses.asdict(options)))) == options
     with pytest.raises(InvalidInputError, match="at least one bundle"):
         WorkerOptions(models=())
     with pytest.raises(InvalidInputError, match="NAME=BUNDLE"):

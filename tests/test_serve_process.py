@@ -199,11 +199,13 @@ def still_serves(server: Server) -> None:
 
 def test_a_header_that_trickles(server: Server) -> None:
     connections = [server.connect() for _ in range(20)]
+    for connection in connections:
+        connection.sendall(b"POST /v1/detect HTTP/1.1\r\nX-Slow: ")
     start = time.monotonic()
     with contextlib.suppress(ConnectionError):
         while time.monotonic() - start < 8:
             for connection in connections:
-                connection.sendall(b"P")
+                connection.sendall(b"a")
             time.sleep(0.1)
             still_serves(server)
     assert time.monotonic() - start < 4

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from edgedet import InvalidInputError
+from edgedet import EngineOptions, InvalidInputError
 from edgedet.bundle import load_model_json
-from edgedet.cli.common import add_detector_options, positive_number, whole_number
+from edgedet.cli.common import add_detector_options, engine_options, positive_number, whole_number
 from edgedet.extras import needs_extra
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         mode=arguments.mode,
         threads=arguments.threads,
+        cache_dir=None if arguments.cache_dir is None else str(arguments.cache_dir),
+        engine=_plain(engine_options(arguments)),
         max_batch=arguments.max_batch,
         batch_wait=arguments.batch_wait / 1e3,
         score=arguments.score,
@@ -130,6 +134,12 @@ def run(arguments: argparse.Namespace) -> int:
     listen = Listen(arguments.host, arguments.port, arguments.tls_cert, arguments.tls_key)
     with _log_file(arguments.access_log) as log:
         return serve(worker, front, listen, log=log)
+
+
+def _plain(engine: EngineOptions) -> EngineOptions:
+    """With a folder that survives the way to the worker, which is JSON."""
+    images = engine.calibration_images
+    return engine if images is None else dataclasses.replace(engine, calibration_images=os.path.abspath(images))
 
 
 def _named(text: str) -> tuple[str, str]:

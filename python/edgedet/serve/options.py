@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from edgedet import InvalidInputError
+from edgedet import Detector, EngineOptions, InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class WorkerOptions:
 
     Attributes:
         models: Name and bundle folder of each model; the first is the default.
-        backend, precision, mode, threads: As of `edgedet.Detector`.
+        backend, precision, mode, threads, cache_dir, engine: As of `edgedet.Detector`.
         max_batch: Images that wait for each other at the most; 0: as many as the backend runs side by side.
         batch_wait: Seconds that an image waits for others at the most.
         score: Detections below it are left out unless a request says otherwise.
@@ -30,6 +31,8 @@ class WorkerOptions:
     precision: str = "auto"
     mode: str = "latency"
     threads: int = 0
+    cache_dir: str | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
     max_batch: int = 0
     batch_wait: float = 0.002
     score: float = 0.3
@@ -49,6 +52,28 @@ class WorkerOptions:
             )
         _at_least(self, 1, "max_images", "max_pixels", "max_depth", "max_upload")
         _at_least(self, 0, "threads", "max_batch", "batch_wait", "score")
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> WorkerOptions:
+        """From what `dataclasses.asdict` gave, after a way through JSON, which has lists only."""
+        engine: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given["engine"].items()
+        }
+        models = tuple((name, bundle) for name, bundle in given["models"])
+        return cls(**{**given, "models": models, "engine": EngineOptions(**engine)})
+
+    def open(self, bundle: str) -> Detector:
+        """The detector that they ask for."""
+        mode: Any = self.mode
+        return Detector(
+            bundle,
+            backend=self.backend,
+            precision=self.precision,
+            mode=mode,
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+            engine=self.engine,
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from edgedet import Detections, Detector
+from edgedet import Detections
 from edgedet.extras import needs_extra
 from edgedet.serve import kserve
 from edgedet.serve.answers import detect_answer, model_card
@@ -85,10 +85,7 @@ class Replica:
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._name, bundle = options.models[0]
-        mode: Any = options.mode
-        self._detector = Detector(
-            bundle, backend=options.backend, precision=options.precision, mode=mode, threads=options.threads
-        )
+        self._detector = options.open(bundle)
         self._coming = 0
         self._lane = Lane(
             self._detector, max_batch=options.max_batch, wait=options.batch_wait, coming=lambda: self._coming

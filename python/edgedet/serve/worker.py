@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from edgedet import Detections, Detector, Error
+from edgedet import Detections, Error
 from edgedet.serve import kserve, wire
 from edgedet.serve.answers import detect_answer, model_card
 from edgedet.serve.lane import Lane, Ready
@@ -35,10 +35,7 @@ class Worker:
         self._coming = 0
         self._lanes: dict[str, Lane] = {}
         for name, bundle in options.models:
-            mode: Any = options.mode
-            detector = Detector(
-                bundle, backend=options.backend, precision=options.precision, mode=mode, threads=options.threads
-            )
+            detector = options.open(bundle)
             self._lanes[name] = Lane(
                 detector, max_batch=options.max_batch, wait=options.batch_wait, coming=lambda: self._coming
             )
@@ -157,8 +154,7 @@ def main() -> None:
     message = wire.receive(channel)
     if message is None:
         return
-    given = message[0]
-    options = WorkerOptions(**{**given, "models": tuple((name, bundle) for name, bundle in given["models"])})
+    options = WorkerOptions.from_json(message[0])
     memory = memoryview(mmap.mmap(int(sys.argv[2]), 0, prot=mmap.PROT_READ))
     try:
         worker = Worker(channel, memory, options)
