@@ -23,7 +23,7 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
         head += byte
     first, *lines = head.decode().strip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    left = int(headers["content-length"])
+    left = int(headers.get("content-length", 0))  # 100 Continue has none
     body = b""
     while len(body) < left:
         chunk = connection.recv(left - len(body))

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from raw_http import answer, ask, request
-from test_serve import ORANGE, make_bundle
+from test_serve import ORANGE, check, make_bundle
 
 from benchmarks.serving.server import Server, running
+from edgedet import Detector
 
 GET_READY = request(b"", "/readyz", method="GET")
 
@@ -280,6 +281,27 @@ def test_hostile_requests(data: bytes, statuses: set[int], server: Server) -> No
         except ConnectionResetError:
             assert 400 in statuses
     still_serves(server)
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 300])
+def test_large_bodies_arrive_whole(pieces: int, server: Server, bundle: Path) -> None:
+    """Whatever the pieces, the pixels are those that were sent; the connection goes on, also for what is pipelined."""
+    pixels = np.random.default_rng(3).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    expected = Detector(bundle, threads=1)(pixels).filter(0.3)
+    data = request(pixels.tobytes(), "/v1/detect?width=800&height=600", headers="Expect: 100-continue\r\n")
+    data += request(ORANGE)
+    with server.connect() as connection:
+        for _ in range(3):
+            for part in np.array_split(np.frombuffer(data, np.uint8), pieces):
+                connection.sendall(part.tobytes())
+                if pieces > 1:
+                    time.sleep(0.001)
+            status, _, body = answer(connection)
+            if status == 100:
+                status, _, body = answer(connection)
+            assert status == 200
+            check(json.loads(body)["results"][0], expected)
+            assert answer(connection)[0] == 200
 
 
 def test_more_bytes_than_announced_are_the_next_request(server: Server) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.routing import Route
 
 from edgedet import __version__
 from edgedet.serve import kserve
 from edgedet.serve.access_log import AccessLog
+from edgedet.serve.detection import Detection
 from edgedet.serve.dispatch import Answer, Dispatcher
 from edgedet.serve.gate import Gate
-from edgedet.serve.intake import GoneError
 from edgedet.serve.openapi import DETECT, INFER, SWAP
 from edgedet.serve.options import FrontOptions, WorkerOptions
 from edgedet.serve.refusal import RefusedError
@@ -64,20 +65,17 @@ def create_app(worker: WorkerOptions, front: FrontOptions, *, log: AccessLog | N
 
 
 def _add_detection(app: FastAPI, dispatcher: Dispatcher) -> None:
-    @app.post("/v1/detect", openapi_extra=DETECT)
-    async def detect(request: Request) -> Response:
-        """Objects in one image or several."""
-        query = request.query_params
-        meta = {"api": "v1", "type": request.headers.get("content-type", ""), "query": dict(query)}
-        return await _run(dispatcher, request, meta)
+    documented = {"/v1/detect": DETECT, "/v2/models/{name}/infer": INFER}
+    for path in documented:
+        app.router.routes.append(Route(path, Detection(dispatcher, path), methods=["POST"]))
+    plain = app.openapi
 
-    @app.post("/v2/models/{name}/infer", openapi_extra=INFER)
-    async def infer(request: Request) -> Response:
-        """Objects, by the Open Inference Protocol (KServe v2)."""
-        name = request.path_params["name"]
-        if name not in dict(dispatcher.worker.models):
-            return _no_model(name)
-        return await _run(dispatcher, request, {"api": "v2", "model": name})
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document["paths"].update({path: {"post": operation} for path, operation in documented.items()})
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _add_models(app: FastAPI, dispatcher: Dispatcher) -> None:
@@ -157,52 +155,12 @@ def _add_swap(app: FastAPI, dispatcher: Dispatcher, root: Path) -> None:
         try:
             return _response(await dispatcher.swap(name, str(bundle)))
         except RefusedError as refusal:
-            return _refused(dispatcher, refusal)
-
-
-async def _run(dispatcher: Dispatcher, request: Request, meta: dict[str, Any]) -> Response:
-    """Takes the body in, has it run, answers."""
-    client = request.scope["edgedet.client"]
-    try:
-        timeout = _timeout(request.headers, meta.get("query", {}), dispatcher.front.timeout)
-        length = request.headers.get("content-length")
-        region = await dispatcher.intake.read(None if length is None else int(length), request.receive, client)
-        request.scope["edgedet.received"] = region.size
-        gone = request.scope.get("edgedet.gone", lambda: False)
-        return _response(await dispatcher.run(client, region, meta, timeout=timeout, gone=gone))
-    except RefusedError as refusal:
-        return _refused(dispatcher, refusal)
-    except GoneError:
-        return Response(status_code=499)
-
-
-def _timeout(headers: Mapping[str, str], query: Mapping[str, str], longest: float) -> float:
-    """Seconds that a request may take: what its header or its URL says, `longest` at the most."""
-    text = headers.get("x-timeout-ms") or query.get("timeout_ms")
-    if text is None:
-        return longest
-    try:
-        milliseconds = float(text)
-    except ValueError:
-        milliseconds = -1.0
-    if not 0 <= milliseconds < float("inf"):
-        raise RefusedError(400, "malformed", f"expected milliseconds as a number from 0, got {text[:40]!r}")
-    return min(milliseconds / 1e3, longest)
+            return _response(dispatcher.refuse(refusal))
 
 
 def _response(answer: Answer) -> Response:
     headers = None if answer.retry_after is None else {"Retry-After": str(answer.retry_after)}
     return Response(answer.body, answer.status, headers=headers, media_type=_JSON)
-
-
-def _refused(dispatcher: Dispatcher, refusal: RefusedError) -> Response:
-    dispatcher.metrics.rejects.add(refusal.reason)
-    headers = {}
-    if refusal.status in (429, 503):
-        headers["Retry-After"] = "1"
-    if refusal.status in (408, 413):
-        headers["Connection"] = "close"  # what else the client would send is not waited for
-    return Response(refusal.body, refusal.status, headers=headers, media_type=_JSON)
 
 
 def _error(status: int, message: str) -> Response:

@@ -210,6 +210,11 @@ class Dispatcher:
         self.metrics.rejects.add(reason)
         return Answer(status, error_body(message), retry_after)
 
+    def refuse(self, refusal: RefusedError) -> Answer:
+        """What a client is told whose request did not get so far; it is counted."""
+        again = 1 if refusal.status in (429, 503) else None
+        return self._refused(refusal.status, refusal.reason, refusal.message, again)
+
     def _full(self) -> Answer:
         seconds = max(1, math.ceil(len(self._queue) * self._interval))
         return self._refused(429, "queue", f"too many requests are waiting; ask again in {seconds} s", seconds)

@@ -46,6 +46,7 @@ class Gate:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         name = given if _NAME.match(given) else os.urandom(8).hex().encode()
+        scope["edgedet.headers"] = headers
         scope["edgedet.client"] = client = self._client(scope, headers)
         status, sent = 499, 0  # where nothing is answered the client has left
 
@@ -66,8 +67,8 @@ class Gate:
             else:
                 await self._app(scope, receive, answer)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics().requests.add(route, str(status))
+            route = scope.get("edgedet.route") or getattr(scope.get("route"), "path", "other")
+            self._metrics().requests.add(str(route), str(status))
             self._log.add(
                 id=name.decode(),
                 client=client,

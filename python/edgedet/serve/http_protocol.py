@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from edgedet.serve.body_receiver import BodyReceiver
+from edgedet.serve.intake import GoneError
 
 _MAX_HEADER = 32 << 10  # bytes of a request line and its headers
 _BODY_AHEAD = 128 << 10  # bytes of a body that are taken before the application asks for them
@@ -50,6 +55,8 @@ def limited_protocol(header_timeout: float, body_timeout: float) -> type[HttpToo
             self._in_header = False
             self._wait(body_timeout + _MARGIN)
             super().on_headers_complete()
+            if self.scheme == "http":
+                self.scope["edgedet.take"] = functools.partial(self._take, self.cycle)  # type: ignore[typeddict-unknown-key]
 
         def on_body(self, body: bytes) -> None:
             # As uvicorn's, with fewer pauses and without its two copies: what the application has not taken yet is
@@ -65,6 +72,26 @@ def limited_protocol(header_timeout: float, body_timeout: float) -> type[HttpToo
         def on_message_complete(self) -> None:
             self._wait(None)
             super().on_message_complete()
+
+        async def _take(self, cycle: RequestResponseCycle, target: memoryview) -> None:
+            """Fills memory with the body of a request, as long as that was announced to be."""
+            if cycle.waiting_for_100_continue:
+                cycle.waiting_for_100_continue = False
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            came = len(cycle.body)
+            target[:came] = cycle.body
+            cycle.body = bytearray()
+            if cycle.more_body:
+                if self.transport.is_closing():
+                    raise GoneError
+                self.flow.read_paused = False
+                await BodyReceiver(self, cycle, target[came:]).receive()
+
+        def body_received(self, cycle: RequestResponseCycle) -> None:
+            """The rest of a body came past the parser; the next request gets another one."""
+            cycle.more_body = False
+            self.parser = httptools.HttpRequestParser(self)
+            self._wait(None)
 
         def shutdown(self) -> None:
             # A request may be on its way on a connection that looks idle; it is answered, and the connection closed.

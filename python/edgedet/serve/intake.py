@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from edgedet.serve.arena import Arena, Region
 from edgedet.serve.refusal import RefusedError
+
+_Result = TypeVar("_Result")
 
 
 class GoneError(Exception):
@@ -23,13 +25,21 @@ class Intake:
         self._max_upload, self._timeout = max_upload, timeout
         self._held: dict[str, int] = {}
 
-    async def read(self, length: int | None, receive: Callable[[], Awaitable[Any]], client: str) -> Region:
+    async def read(
+        self,
+        length: int | None,
+        receive: Callable[[], Awaitable[Any]],
+        client: str,
+        *,
+        take: Callable[[memoryview], Awaitable[None]] | None = None,
+    ) -> Region:
         """A body, in a region that `release` has to give back.
 
         Args:
             length: What the client announced, None if it did not.
             receive: Of ASGI.
             client: Who it is.
+            take: Fills memory with the body, where the connection can do that by itself.
 
         Raises:
             RefusedError: It is too large, too slow, empty, or there is no room.
@@ -39,7 +49,12 @@ class Intake:
             raise self._too_large()
         region = self._reserve(self._max_upload if length is None else length, client)
         try:
-            size = await self._within_time(region, receive)
+            if take is None or not length:
+                size = await self._within_time(self._fill(region, receive))
+            else:
+                with memoryview(self.arena.memory)[region.start : region.start + length] as target:
+                    await self._within_time(take(target))
+                size = length
         except BaseException:
             self.release(client, region)
             raise
@@ -73,7 +88,7 @@ class Intake:
         self._held[client] = held + size
         return region
 
-    async def _within_time(self, region: Region, receive: Callable[[], Awaitable[Any]]) -> int:
+    async def _within_time(self, filling: Awaitable[_Result]) -> _Result:
         task: Any = asyncio.current_task()
         late = False
 
@@ -84,7 +99,7 @@ class Intake:
 
         timer = asyncio.get_running_loop().call_later(self._timeout, stop)
         try:
-            return await self._fill(region, receive)
+            return await filling
         except asyncio.CancelledError:
             if not late:
                 raise

@@ -81,6 +81,7 @@ _OPTIONS = {
 }
 
 DETECT: dict[str, Any] = {
+    "summary": "Objects in one image or several",
     "parameters": [
         _query("model", "string", "its name; the first one if left out"),
         _query("score", "number", "detections below it are left out"),
@@ -117,6 +118,7 @@ DETECT: dict[str, Any] = {
 }
 
 INFER: dict[str, Any] = {
+    "summary": "Objects, by the Open Inference Protocol (KServe v2)",
     "parameters": [
         {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}},
         _TIMEOUT,
