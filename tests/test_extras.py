@@ -32,6 +32,8 @@ def run_without(package: str, module: str, *arguments: str, folder: Path) -> sub
         ("safetensors", "training", ("export", "run", "--out", "bundle"), "pip install 'edgedet[train]'"),
         ("rich", "calibration", ("quantize", "bundle"), "pip install 'edgedet[calibrate]'"),
         ("onnx", "calibration", ("quantize", "bundle"), "pip install 'edgedet[calibrate]'"),
+        ("fastapi", "edgedet", ("serve", "bundle"), "pip install 'edgedet[serve]'"),
+        ("uvicorn", "edgedet", ("serve", "bundle"), "pip install 'edgedet[serve]'"),
         ("pycocotools", "edgedet", ("eval", "b", "--images", "i", "--annotations", "a"), "pip install pycocotools"),
     ],
 )

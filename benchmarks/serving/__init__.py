@@ -1,0 +1,1 @@
+"""``edgedet serve`` under load, beside ``edgedet bench``. See ``__main__``."""

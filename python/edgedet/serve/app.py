@@ -1,0 +1,175 @@
+"""The routes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.routing import Route
+
+from edgedet import __version__
+from edgedet.serve import kserve
+from edgedet.serve.access_log import AccessLog
+from edgedet.serve.detection import Detection
+from edgedet.serve.dispatch import Answer, Dispatcher
+from edgedet.serve.gate import Gate
+from edgedet.serve.openapi import DETECT, INFER, SWAP
+from edgedet.serve.options import FrontOptions, WorkerOptions
+from edgedet.serve.refusal import RefusedError
+
+_PAGE = Path(__file__).parent / "static" / "index.html"
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_JSON = "application/json"
+_SMALL = 4096  # bytes of a body that is not for the worker
+
+
+def create_app(worker: WorkerOptions, front: FrontOptions, *, log: AccessLog | None = None) -> FastAPI:
+    """The application; ``app.state.dispatcher`` is there while it runs."""
+    log = log or AccessLog(None)
+    dispatcher = Dispatcher(worker, front)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.start()
+        await dispatcher.start()
+        yield
+        await dispatcher.close()
+        await log.close()
+
+    app = FastAPI(title="edgedet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.dispatcher = dispatcher
+    app.add_middleware(
+        Gate,
+        keys=front.api_keys,
+        metrics=lambda: dispatcher.metrics,
+        log=log,
+        closing=lambda: dispatcher.draining,
+    )
+    _add_detection(app, dispatcher)
+    _add_models(app, dispatcher)
+    _add_health(app, dispatcher)
+    if front.swap_root is not None:
+        _add_swap(app, dispatcher, Path(front.swap_root).resolve())
+    return app
+
+
+def _add_detection(app: FastAPI, dispatcher: Dispatcher) -> None:
+    documented = {"/v1/detect": DETECT, "/v2/models/{name}/infer": INFER}
+    for path in documented:
+        app.router.routes.append(Route(path, Detection(dispatcher, path), methods=["POST"]))
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document["paths"].update({path: {"post": operation} for path, operation in documented.items()})
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_models(app: FastAPI, dispatcher: Dispatcher) -> None:
+    @app.get("/v1/models")
+    async def models() -> Response:
+        """What runs here: names, classes, input size, backend, precision, what verification found."""
+        if not dispatcher.cards:
+            return _loading()
+        return JSONResponse({"models": dispatcher.cards})
+
+    @app.get("/v2")
+    async def server() -> Response:
+        """Name and version of the server."""
+        return JSONResponse({"name": "edgedet", "version": __version__, "extensions": []})
+
+    @app.get("/v2/models/{name}")
+    async def model(request: Request) -> Response:
+        """The tensors of a model."""
+        name = request.path_params["name"]
+        if name not in dict(dispatcher.worker.models):
+            return _no_model(name)
+        return JSONResponse(kserve.metadata(name))
+
+    @app.get("/v2/models/{name}/ready")
+    async def model_ready(request: Request) -> Response:
+        """200 where the model can be asked."""
+        name = request.path_params["name"]
+        if name not in dict(dispatcher.worker.models):
+            return _no_model(name)
+        return JSONResponse({"name": name, "ready": dispatcher.ready}, 200 if dispatcher.ready else 503)
+
+
+def _add_health(app: FastAPI, dispatcher: Dispatcher) -> None:
+    async def live() -> Response:
+        """200 while the process answers."""
+        return JSONResponse({"live": True})
+
+    async def ready() -> Response:
+        """200 while requests are taken; 503 while models are loaded and when the server was told to stop."""
+        return JSONResponse({"ready": dispatcher.ready}, 200 if dispatcher.ready else 503)
+
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(dispatcher.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def page() -> Response:
+        return FileResponse(_PAGE, headers=_PAGE_HEADERS)
+
+    app.get("/healthz")(live)
+    app.get("/v2/health/live")(live)
+    app.get("/readyz")(ready)
+    app.get("/v2/health/ready")(ready)
+    app.get("/metrics")(metrics)
+    app.get("/", include_in_schema=False)(page)
+
+
+def _add_swap(app: FastAPI, dispatcher: Dispatcher, root: Path) -> None:
+    @app.post("/v1/models/{name}/swap", openapi_extra=SWAP)
+    async def swap(request: Request) -> Response:
+        """Puts another bundle in the place of one, without a pause."""
+        name = request.path_params["name"]
+        if name not in dict(dispatcher.worker.models):
+            return _no_model(name)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _SMALL:
+                return _error(413, "expected a short JSON object, got more")
+        try:
+            wanted = json.loads(body)["bundle"]
+            bundle = (root / wanted).resolve()
+            inside = root in bundle.parents and bundle.is_dir()
+        except (ValueError, KeyError, TypeError, OSError, RecursionError):
+            return _error(400, 'expected {"bundle": NAME}, the name of a folder')
+        if not inside:
+            return _error(404, "expected the name of a bundle in the folder that this server swaps from")
+        try:
+            return _response(await dispatcher.swap(name, str(bundle)))
+        except RefusedError as refusal:
+            return _response(dispatcher.refuse(refusal))
+
+
+def _response(answer: Answer) -> Response:
+    headers = None if answer.retry_after is None else {"Retry-After": str(answer.retry_after)}
+    return Response(answer.body, answer.status, headers=headers, media_type=_JSON)
+
+
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status)
+
+
+def _no_model(name: str) -> Response:
+    return _error(404, f"no model is called {name[:40]!r}; GET /v1/models names them")
+
+
+def _loading() -> Response:
+    return JSONResponse({"error": "the models are being loaded"}, 503, headers={"Retry-After": "1"})
