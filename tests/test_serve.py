@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from edgedet import Detections, Detector, EngineOptions, InvalidInputError, read_image
 from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 from edgedet.serve.app import create_app
+from edgedet.serve.dispatch import Dispatcher
 from edgedet.serve.options import FrontOptions, WorkerOptions, read_api_keys
 
 KEY = "0123456789abcdef-key"
@@ -74,7 +75,7 @@ def client(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
         max_upload=1 << 20,
         max_batch=4,
     )
-    yield from started(create_app(worker, FrontOptions()))
+    yield from started(create_app(Dispatcher(worker, FrontOptions())))
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +377,7 @@ def test_keys_and_swap(bundle: Path, tmp_path: Path) -> None:
     other = make_bundle(tmp_path / "second")
     worker = WorkerOptions(models=(("tiny", str(bundle)),), threads=1)
     front = FrontOptions(api_keys=(KEY, "another-key-of-16"), swap_root=str(tmp_path / "second"))
-    app = create_app(worker, front)
+    app = create_app(Dispatcher(worker, front))
     for client in started(app):
         allowed = {"Authorization": f"Bearer {KEY}"}
         for path in ("/v1/models", "/metrics", "/v2/models/tiny"):

@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
-from starlette.routing import Route
 
 from edgedet import __version__
 from edgedet.serve import kserve
@@ -19,7 +18,6 @@ from edgedet.serve.detection import Detection
 from edgedet.serve.dispatch import Answer, Dispatcher
 from edgedet.serve.gate import Gate
 from edgedet.serve.openapi import DETECT, INFER, SWAP
-from edgedet.serve.options import FrontOptions, WorkerOptions
 from edgedet.serve.refusal import RefusedError
 
 _PAGE = Path(__file__).parent / "static" / "index.html"
@@ -34,10 +32,9 @@ _JSON = "application/json"
 _SMALL = 4096  # bytes of a body that is not for the worker
 
 
-def create_app(worker: WorkerOptions, front: FrontOptions, *, log: AccessLog | None = None) -> FastAPI:
-    """The application; ``app.state.dispatcher`` is there while it runs."""
+def create_app(dispatcher: Dispatcher, *, log: AccessLog | None = None) -> Gate:
+    """The application, for a dispatcher that it starts and closes."""
     log = log or AccessLog(None)
-    dispatcher = Dispatcher(worker, front)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -48,31 +45,20 @@ def create_app(worker: WorkerOptions, front: FrontOptions, *, log: AccessLog | N
         await log.close()
 
     app = FastAPI(title="edgedet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.dispatcher = dispatcher
-    app.add_middleware(
-        Gate,
-        keys=front.api_keys,
-        metrics=lambda: dispatcher.metrics,
-        log=log,
-        closing=lambda: dispatcher.draining,
-    )
-    _add_detection(app, dispatcher)
+    _document_detection(app)
     _add_models(app, dispatcher)
     _add_health(app, dispatcher)
-    if front.swap_root is not None:
-        _add_swap(app, dispatcher, Path(front.swap_root).resolve())
-    return app
+    if dispatcher.front.swap_root is not None:
+        _add_swap(app, dispatcher, Path(dispatcher.front.swap_root).resolve())
+    return Gate(Detection(dispatcher, app), dispatcher, log)
 
 
-def _add_detection(app: FastAPI, dispatcher: Dispatcher) -> None:
-    documented = {"/v1/detect": DETECT, "/v2/models/{name}/infer": INFER}
-    for path in documented:
-        app.router.routes.append(Route(path, Detection(dispatcher, path), methods=["POST"]))
+def _document_detection(app: FastAPI) -> None:
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        document["paths"].update({path: {"post": operation} for path, operation in documented.items()})
+        document["paths"].update({"/v1/detect": {"post": DETECT}, "/v2/models/{name}/infer": {"post": INFER}})
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

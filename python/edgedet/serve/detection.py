@@ -1,8 +1,8 @@
-"""The routes that detect, as bare ASGI: what a framework does for a request costs more here than all the rest."""
+"""The routes that detect, as bare ASGI before the framework, which does more for a request than all the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,29 +10,39 @@ from edgedet.serve.dispatch import Answer, Dispatcher
 from edgedet.serve.intake import GoneError
 from edgedet.serve.refusal import RefusedError
 
+_MODELS, _INFER = "/v2/models/", "/infer"
+
 
 class Detection:
-    """Takes a body in, has it run, answers."""
+    """An ASGI middleware: takes a body in, has it run, answers. What is not for it goes on."""
 
-    def __init__(self, dispatcher: Dispatcher, path: str) -> None:
-        """path: of the route; with ``{name}``, the model's, it is one of KServe's."""
-        self._dispatcher, self._path = dispatcher, path
+    def __init__(self, dispatcher: Dispatcher, app: Callable[..., Awaitable[None]]) -> None:
+        """app: what has the other routes."""
+        self._dispatcher, self._app = dispatcher, app
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """ASGI."""
-        scope["edgedet.route"] = self._path
+        path = scope.get("path", "")
+        if path == "/v1/detect":
+            scope["edgedet.route"], name = path, None
+        elif path.startswith(_MODELS) and path.endswith(_INFER) and "/" not in path[len(_MODELS) : -len(_INFER)]:
+            scope["edgedet.route"], name = "/v2/models/{name}/infer", path[len(_MODELS) : -len(_INFER)]
+        else:
+            await self._app(scope, receive, send)
+            return
         try:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(scope, receive, name)
         except RefusedError as refusal:
             answer = self._dispatcher.refuse(refusal)
         except GoneError:
             return
         await reply(send, answer)
 
-    async def _answer(self, scope: dict[str, Any], receive: Any) -> Answer:
+    async def _answer(self, scope: dict[str, Any], receive: Any, name: str | None) -> Answer:
+        if scope["method"] != "POST":
+            raise RefusedError(405, "malformed", f"expected POST, got {scope['method'][:20]}")
         dispatcher, headers = self._dispatcher, scope["edgedet.headers"]
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        name = scope.get("path_params", {}).get("name")
         if name is None:
             kind = headers.get(b"content-type", b"").decode("latin-1")
             meta: dict[str, Any] = {"api": "v1", "type": kind, "query": query}
@@ -56,6 +66,8 @@ async def reply(send: Any, answer: Answer) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer.body))]
     if answer.retry_after is not None:
         headers.append((b"retry-after", b"%d" % answer.retry_after))
+    if answer.status == 405:
+        headers.append((b"allow", b"POST"))
     if answer.status in (408, 413):
         headers.append((b"connection", b"close"))  # what else the client would send is not waited for
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -7,11 +7,11 @@ import hmac
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edgedet.serve.access_log import AccessLog
-from edgedet.serve.metrics import Metrics
+from edgedet.serve.dispatch import Dispatcher
 from edgedet.serve.refusal import error_body
 
 #: Paths that need no API key.
@@ -24,18 +24,10 @@ _NAME = re.compile(rb"[\w.-]{1,64}\Z", re.ASCII)
 class Gate:
     """An ASGI middleware. It tells the routes who the client is: ``scope["edgedet.client"]``."""
 
-    def __init__(
-        self,
-        app: Callable[..., Awaitable[None]],
-        *,
-        keys: Sequence[str],
-        metrics: Callable[[], Metrics],
-        log: AccessLog,
-        closing: Callable[[], bool],
-    ) -> None:
-        """keys: one of them has to come with a request, if there are any. closing: no more requests on a connection."""
-        self._app, self._metrics, self._log, self._closing = app, metrics, log, closing
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def __init__(self, app: Callable[..., Awaitable[None]], dispatcher: Dispatcher, log: AccessLog) -> None:
+        """dispatcher: says which keys are needed and when a connection takes no more requests, and counts."""
+        self._app, self._dispatcher, self._log = app, dispatcher, log
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in dispatcher.front.api_keys]
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """ASGI."""
@@ -55,7 +47,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", name)]
-                if self._closing():
+                if self._dispatcher.draining:
                     message["headers"].append((b"connection", b"close"))
             else:
                 sent += len(message.get("body", b""))
@@ -68,7 +60,7 @@ class Gate:
                 await self._app(scope, receive, answer)
         finally:
             route = scope.get("edgedet.route") or getattr(scope.get("route"), "path", "other")
-            self._metrics().requests.add(str(route), str(status))
+            self._dispatcher.metrics.requests.add(str(route), str(status))
             self._log.add(
                 id=name.decode(),
                 client=client,

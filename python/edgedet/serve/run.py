@@ -45,7 +45,8 @@ def serve(worker: WorkerOptions, front: FrontOptions, listen: Listen, *, log: Te
         InvalidInputError: It cannot listen there.
         Error: The models cannot be loaded.
     """
-    app = create_app(worker, front, log=AccessLog(log))
+    dispatcher = Dispatcher(worker, front)
+    app = create_app(dispatcher, log=AccessLog(log))
     with _listening(listen.host, listen.port) as sock:
         config = uvicorn.Config(
             app,
@@ -73,10 +74,9 @@ def serve(worker: WorkerOptions, front: FrontOptions, listen: Listen, *, log: Te
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         loop = _new_loop()
         try:
-            loop.run_until_complete(_serve(_Server(config), sock, app.state.dispatcher, url))
+            loop.run_until_complete(_serve(_Server(config), sock, dispatcher, url))
         finally:
             loop.close()
-    dispatcher: Dispatcher = app.state.dispatcher
     if dispatcher.failed is not None:
         raise Error(dispatcher.failed)
     accepted, answered = dispatcher.metrics.accepted.value(), dispatcher.metrics.answered.value()

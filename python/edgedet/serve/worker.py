@@ -39,12 +39,14 @@ class Worker:
             self._lanes[name] = Lane(
                 detector, max_batch=options.max_batch, wait=options.batch_wait, coming=lambda: self._coming
             )
-        self._decoders = max(2, min(4, len(os.sched_getaffinity(0))))
+        # Those that decode, and those that run what is not batched.
+        self._threads = max(2, min(4, len(os.sched_getaffinity(0))))
+        self._threads += sum(lane.runners for lane in self._lanes.values() if lane.max_batch == 1)
         self.send({"op": "ready", "cards": self._cards(), "window": self._window()})
 
     def run(self) -> None:
         """Until the front closes the channel."""
-        threads = [threading.Thread(target=self._decode_forever, daemon=True) for _ in range(self._decoders)]
+        threads = [threading.Thread(target=self._work_forever, daemon=True) for _ in range(self._threads)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -64,9 +66,10 @@ class Worker:
 
     def _window(self) -> int:
         """Requests that keep this process busy: more of them would only wait here, where their order is fixed."""
-        return self._decoders + sum(lane.runners * lane.max_batch for lane in self._lanes.values())
+        batched = [lane for lane in self._lanes.values() if lane.max_batch > 1]
+        return self._threads + sum(lane.runners * lane.max_batch for lane in batched)
 
-    def _decode_forever(self) -> None:
+    def _work_forever(self) -> None:
         while True:
             # Who reads a message also works on it: one thread less to wake for each request.
             with self._reading:
