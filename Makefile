@@ -6,7 +6,8 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/venv
-PYTEST_ARGS ?=
+# One test file a process; more processes than two need gigabytes of memory.
+PYTEST_ARGS ?= --numprocesses=2 --dist=loadfile
 # Warnings are errors where they are ours to mend, not on a user's machine with a compiler we have not met.
 WERROR := $(if $(CI),ON,OFF)
 NATIVE := CMakeLists.txt $(shell find csrc cmake tests/cpp -type f 2>/dev/null)

@@ -17,8 +17,9 @@ _REQUIRABLE = (*_HARDWARE, "shared", "aarch64", "docker", "gstreamer")
 
 # Set before any test module imports NumPy or torch: a test suite is no reason to occupy a 64-core machine, and results
 # that depend on the order of a parallel sum should not depend on the machine.
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, str(min(2, os.cpu_count() or 1)))
+    os.environ.setdefault(_variable, str(max(1, min(2, os.cpu_count() or 1) // _processes)))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin slow down whatever shares the machine
 
 
