@@ -48,6 +48,16 @@ def test_pillow_images_are_rgb_whatever_the_format(detector: Detector, mode: str
     assert same(mixed[1], expected)
 
 
+def test_one_and_several_by_name(detector: Detector) -> None:
+    expected = detector(PIXELS)
+    assert same(detector.detect(PIXELS[..., ::-1], format="bgr"), expected)
+    both = detector.detect_batch((PIXELS, PIXELS[..., ::-1].copy()))
+    assert [same(one, expected) for one in both] == [True, False]
+    assert detector.detect_batch([]) == []
+    with pytest.raises(InvalidInputError, match="expected"):
+        detector.detect([PIXELS])  # type: ignore[arg-type]
+
+
 def test_an_opened_file_is_taken_as_it_is(detector: Detector, tmp_path: Path) -> None:
     """Not turned by EXIF data, unlike a path: boxes are in the frame of the image that the caller has."""
     file = tmp_path / "turned.png"

@@ -204,8 +204,16 @@ class Detector:
             ModelError: The network gave NaN.
         """
         if isinstance(images, list):
-            return self.detect_timed(images, format=format)[0]
-        return self.detect_timed([images], format=format)[0][0]  # type: ignore[list-item]
+            return self.detect_batch(images, format=format)
+        return self.detect(images, format=format)  # type: ignore[arg-type]
+
+    def detect(self, image: ImageInput, *, format: PixelFormat = "rgb") -> Detections:
+        """As a call with one image."""
+        return self.detect_timed([image], format=format)[0][0]
+
+    def detect_batch(self, images: Sequence[ImageInput], *, format: PixelFormat = "rgb") -> list[Detections]:
+        """As a call with a list; any sequence will do."""
+        return self.detect_timed(images, format=format)[0]
 
     def detect_timed(
         self,
