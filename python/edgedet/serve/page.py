@@ -17,6 +17,7 @@ _PARTS = (
     "app.js",
     "camera.js",
     "colours.js",
+    "decode.js",
     "export.js",
     "icon.svg",
     "labels.js",

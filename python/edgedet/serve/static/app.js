@@ -2,6 +2,7 @@
 
 import { ApiError, detect, detectUrl, key, models, tooLarge } from "./api.js";
 import { Camera } from "./camera.js";
+import { decode } from "./decode.js";
 import { annotated, copy, curl, save } from "./export.js";
 import { showModel } from "./model-card.js";
 import { FLOOR, objects, Results } from "./results.js";
@@ -109,17 +110,16 @@ async function detectCurrent() {
   byId("picture").hidden = true;
   try {
     if (known && mine.blob.size > known.limits.bytes) throw tooLarge(mine.blob.size, known.limits.bytes);
-    const bitmap = createImageBitmap(mine.blob).catch(() => null);
-    bitmap.then((source) => source && current === mine && stage.show(source, source.width, source.height));
+    const picture = decode(mine.blob);
+    picture.then((source) => source && current === mine && stage.show(source, source.width, source.height));
     const answer = await detect(mine.blob, { model: byId("model").value, score: FLOOR, signal: request.signal });
     const { width, height } = answer.results[0];
-    const source = await bitmap;
+    const source = await picture;
     if (running !== request) return;
     if (source?.width !== width || source?.height !== height) {
       stage.show(null, width, height);
       note("This browser cannot show this kind of file. The boxes are where the server found them.");
     }
-    source?.close();
     present(answer);
   } catch (error) {
     if (error.name !== "AbortError") failed(error, detectCurrent);
@@ -242,7 +242,7 @@ byId("save-json").addEventListener("click", () => {
 });
 byId("save-png").addEventListener("click", async () => {
   const { width, height } = current.answer.results[0];
-  const source = await createImageBitmap(current.blob).catch(() => byId("canvas"));
+  const source = (await decode(current.blob)) ?? byId("canvas");
   save(await annotated(source, width, height, results.shown), `${current.name}.boxes.png`);
 });
 byId("copy").addEventListener("click", async ({ target }) => {

@@ -1,7 +1,7 @@
 // A colour for each class, the same on every visit, light enough for black text on it.
 
 const GOLDEN_ANGLE = 137.508; // degrees; neighbours in a list of classes get hues that are far apart
-const LIGHTNESS = [0.84, 0.74, 0.9];
+const LIGHTNESS = [0.78, 0.66, 0.86];
 const CHROMA = 0.15;
 
 /** "#rrggbb" of the class with this label. */

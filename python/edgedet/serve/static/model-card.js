@@ -15,7 +15,8 @@ export function showModel(model) {
   fact(facts, "Backend", model.backend);
   fact(facts, "Precision", model.precision);
   fact(facts, "Device", model.device);
-  for (const [what, licence] of Object.entries(model.licence ?? {})) fact(facts, `Licence of ${what}`, licence);
+  const licences = Object.entries(model.licence ?? {}).map(([what, licence]) => `${what}: ${licence}`);
+  if (licences.length) fact(facts, "Licence", licences.join("; "));
   document.getElementById("model-body").replaceChildren(verdict(model), facts, classes(model.classes));
 }
 

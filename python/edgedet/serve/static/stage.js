@@ -9,6 +9,8 @@ export class Stage {
   #picture = document.getElementById("picture");
   #canvas = document.getElementById("canvas");
   #overlay = document.getElementById("overlay");
+  #boxes = document.getElementById("boxes");
+  #labels = document.getElementById("labels");
   #detections = [];
   #size = { width: 1, height: 1 };
   #marked = null;
@@ -38,9 +40,9 @@ export class Stage {
     this.#detections = detections;
     if (this.#marked !== null && this.#marked >= detections.length) this.#marked = null;
     const groups = detections.map((one, index) => this.#box(one, index));
-    // Small boxes on top, so that each can be reached with the pointer.
-    const order = groups.map((_, index) => index).sort((a, b) => area(detections[b]) - area(detections[a]));
-    this.#overlay.replaceChildren(...order.map((index) => groups[index]));
+    // Small boxes on top, so that each can be reached with the pointer; of the same, the best.
+    const order = groups.map((_, index) => index).sort((a, b) => area(detections[b]) - area(detections[a]) || b - a);
+    this.#boxes.replaceChildren(...order.map((index) => groups[index]));
     this.#placeLabels();
   }
 
@@ -48,7 +50,9 @@ export class Stage {
   mark(index) {
     this.#marked = index;
     this.#overlay.classList.toggle("marking", index !== null);
-    for (const group of this.#overlay.children) group.classList.toggle("marked", Number(group.dataset.index) === index);
+    for (const group of [...this.#boxes.children, ...this.#labels.children]) {
+      group.classList.toggle("marked", Number(group.dataset.index) === index);
+    }
   }
 
   #box(one, index) {
@@ -63,23 +67,23 @@ export class Stage {
     return group;
   }
 
+  #label({ x, y, width, text, free }, index, scale) {
+    const place = `translate(${x / scale} ${y / scale}) scale(${1 / scale})`;
+    const label = element("g", { class: free ? "label" : "label covered", transform: place });
+    label.dataset.index = index;
+    label.append(element("rect", { width, height: HEIGHT, rx: 3, fill: classColour(this.#detections[index].label) }));
+    const words = element("text", { x: TEXT.x, y: TEXT.y });
+    words.textContent = text;
+    label.append(words);
+    return label;
+  }
+
   #placeLabels() {
     const scale = this.#picture.clientWidth / this.#size.width;
     if (!scale) return;
     const { width, height } = this.#size;
     const places = placeLabels(this.#detections, scale, width * scale, height * scale);
-    for (const group of this.#overlay.children) {
-      const index = Number(group.dataset.index);
-      const { x, y, width: size, text, free } = places[index];
-      const label = element("g", { class: "label", transform: `translate(${x / scale} ${y / scale}) scale(${1 / scale})` });
-      label.classList.toggle("covered", !free);
-      label.append(element("rect", { width: size, height: HEIGHT, rx: 3, fill: classColour(this.#detections[index].label) }));
-      const words = element("text", { x: TEXT.x, y: TEXT.y });
-      words.textContent = text;
-      label.append(words);
-      group.querySelector(".label")?.remove();
-      group.append(label);
-    }
+    this.#labels.replaceChildren(...places.map((place, index) => this.#label(place, index, scale)));
     this.mark(this.#marked);
   }
 }

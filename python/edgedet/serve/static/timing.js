@@ -7,7 +7,7 @@ const NAMES = {
   preprocess: "Preprocess",
   inference: "Inference",
   decode: "Decode boxes",
-  network: "Network, browser",
+  network: "Network",
 };
 const FRAMES = 10; // of a camera, that a figure is the mean of
 
