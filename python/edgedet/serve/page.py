@@ -21,6 +21,7 @@ _PARTS = (
     "export.js",
     "icon.svg",
     "labels.js",
+    "messages.js",
     "model-card.js",
     "results.js",
     "stage.js",

@@ -32,14 +32,16 @@ const GONE = ["The server cannot be reached.", "Check that it still runs and tha
 
 function explain(status, detail, retryAfter) {
   const [title, remedy] = MEANING[status] ?? [`The server answered with status ${status}.`, ""];
+  if (status === 401 && key.get()) return new ApiError(401, "The server does not know this API key.", "Enter another one below.");
   const wait = retryAfter === null ? "" : `Try again in ${retryAfter} s.`;
   return new ApiError(status, title, [remedy, wait].filter(Boolean).join(" "), detail, retryAfter);
 }
 
-/** What the server says of a file that is larger than its limit; it would close the connection while we still send. */
+/** What there is to say of a file over the server's limit; it would close the connection while we still send. */
 export function tooLarge(bytes, limit) {
   const mib = (value) => `${(value / 2 ** 20).toFixed(1)} MiB`;
-  return explain(413, `expected at most ${mib(limit)}, got ${mib(bytes)}`, null);
+  const { title, remedy } = explain(413, "", null);
+  return new ApiError(413, title, `It has ${mib(bytes)}, the server takes at most ${mib(limit)}. ${remedy}`);
 }
 
 export const key = {
@@ -80,14 +82,22 @@ export const models = () => ask("v1/models");
 /** The answer to one image, with the time that the network took added to `milliseconds`. */
 export async function detect(blob, { model, score, signal }) {
   const type = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
+  const url = detectUrl(model, score);
   const start = performance.now();
-  const answer = await ask(detectUrl(model, score), {
+  const answer = await ask(url, {
     method: "POST",
     body: blob,
     headers: { "Content-Type": type },
     signal,
   });
-  const roundTrip = performance.now() - start;
+  const roundTrip = measured(url) ?? performance.now() - start;
   const server = Object.values(answer.milliseconds).reduce((sum, value) => sum + value, 0);
   return { ...answer, milliseconds: { ...answer.milliseconds, network: Math.max(0, roundTrip - server) } };
+}
+
+/** Milliseconds of the last request by the browser's own clock: without what the page did meanwhile. */
+function measured(url) {
+  const entry = performance.getEntriesByName(url.href).at(-1);
+  performance.clearResourceTimings(); // only a few hundred are kept
+  return entry?.responseEnd > entry?.requestStart ? entry.responseEnd - entry.requestStart : null;
 }

@@ -4,10 +4,11 @@ import { ApiError, detect, detectUrl, key, models, tooLarge } from "./api.js";
 import { Camera } from "./camera.js";
 import { decode } from "./decode.js";
 import { annotated, copy, curl, save } from "./export.js";
+import { calm, complain, tell } from "./messages.js";
 import { showModel } from "./model-card.js";
 import { FLOOR, objects, Results } from "./results.js";
 import { Stage } from "./stage.js";
-import { format, Timing } from "./timing.js";
+import { Timing } from "./timing.js";
 
 const POLL = 2; // seconds between questions to a server that is not there or loading
 const byId = (id) => document.getElementById(id);
@@ -20,42 +21,11 @@ const results = new Results({ onChange: shownChanged, onMark: mark });
 let known = null; // what /v1/models said
 let current = null; // {blob, name, answer}: what is on the stage
 let running = null; // AbortController of the request under way
-let telling = 0;
 
 function mark(index) {
   stage.mark(index);
   results.mark(index);
 }
-
-/** Says something to who cannot see the page, when nothing else is to be said for a moment. */
-function tell(text) {
-  clearTimeout(telling);
-  telling = setTimeout(() => (byId("status").textContent = text), 400);
-}
-
-/** An error with its remedy, and a button where the same may work another time. */
-function complain({ title, remedy, detail, again }, retry = null) {
-  const [head, body] = [document.createElement("strong"), document.createElement("p")];
-  head.textContent = title;
-  body.textContent = remedy;
-  const parts = [head, body];
-  if (detail) {
-    const said = document.createElement("p");
-    said.className = "quiet";
-    said.textContent = `The server says: ${detail}`;
-    parts.push(said);
-  }
-  if (again && retry) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = "Try again";
-    button.addEventListener("click", retry);
-    parts.push(button);
-  }
-  byId("alert").replaceChildren(...parts);
-}
-
-const calm = () => byId("alert").replaceChildren();
 
 function shownChanged(shown) {
   stage.draw(shown);
@@ -75,7 +45,12 @@ function setState(state) {
   byId("main").dataset.state = state;
   byId("empty").hidden = state !== "empty";
   byId("working").hidden = state !== "working";
-  for (const id of ["results", "timing", "request", "save-json", "save-png"]) byId(id).hidden = state !== "result";
+  for (const id of ["save-json", "save-png"]) byId(id).hidden = state !== "result";
+  for (const id of ["results", "timing", "request"]) {
+    byId(id).inert = state === "working"; // what they say is about the picture before
+    if (state !== "working") byId(id).hidden = state !== "result";
+  }
+  if (state === "empty") byId("picture").hidden = true;
 }
 
 function note(text) {
@@ -97,6 +72,7 @@ async function takeFile(blob) {
   note("");
   timing.reset();
   running?.abort();
+  byId("picture").hidden = true;
   current = { blob, name: blob.name || "image.png", answer: null };
   await detectCurrent();
 }
@@ -106,8 +82,8 @@ async function detectCurrent() {
   running?.abort();
   const request = (running = new AbortController());
   calm();
+  mine.answer = null;
   setState("working");
-  byId("picture").hidden = true;
   try {
     if (known && mine.blob.size > known.limits.bytes) throw tooLarge(mine.blob.size, known.limits.bytes);
     const picture = decode(mine.blob);
@@ -161,6 +137,7 @@ async function startCamera(device) {
   running?.abort();
   running = new AbortController();
   timing.reset();
+  if (!current?.answer) setState("empty");
   try {
     await camera.start({ device, onFrame: takeFrame, onEnd: (error) => (stopCamera(), complain(error)) });
   } catch (error) {
@@ -194,6 +171,7 @@ function askForKey() {
 
 /** Asks what runs here, until the server is there. */
 async function learn() {
+  const first = known === null;
   for (;;) {
     try {
       known = await models();
@@ -208,9 +186,9 @@ async function learn() {
   calm();
   byId("key-form").hidden = true;
   byId("forget").hidden = !key.get();
+  if (first) results.score = known.score;
   byId("model").replaceChildren(...known.models.map((one) => new Option(one.name, one.name)));
   byId("model-choice").hidden = known.models.length < 2;
-  results.score = known.score;
   showModel(known.models[0]);
   tell("The server is ready.");
   if (current && !current.answer) await detectCurrent();
@@ -256,14 +234,18 @@ addEventListener("dragover", (event) => {
   event.preventDefault();
   byId("frame").classList.add("over");
 });
-addEventListener("dragleave", (event) => event.relatedTarget ?? byId("frame").classList.remove("over"));
+addEventListener("dragleave", ({ relatedTarget }) => {
+  if (!relatedTarget) byId("frame").classList.remove("over");
+});
 addEventListener("drop", (event) => {
   event.preventDefault();
   byId("frame").classList.remove("over");
-  if (event.dataTransfer.files.length) takeFile(event.dataTransfer.files[0]);
+  const [file] = event.dataTransfer.files;
+  if (file) takeFile(file);
+  else complain({ title: "That is not a file.", remedy: "Save the image first, then drop the file." });
 });
 addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files ?? [])][0];
+  const [file] = event.clipboardData.files;
   if (file) takeFile(file);
 });
 

@@ -114,7 +114,7 @@ export class Camera {
     this.#detected += 1;
     this.#times = [...this.#times, now].filter((time) => now - time <= SECONDS * 1e3);
     const span = (now - this.#times[0]) / 1e3;
-    const total = Math.max(this.#total, this.#detected);
-    return { detected: span ? (this.#times.length - 1) / span : 0, skipped: total - this.#detected, total };
+    const skipped = this.#video.requestVideoFrameCallback ? Math.max(0, this.#total - this.#detected) : null;
+    return { detected: span ? (this.#times.length - 1) / span : 0, skipped };
   }
 }

@@ -33,11 +33,13 @@ export class Timing {
     this.showRate(null);
   }
 
-  /** Frames a second, of those that the camera gives; null: there is no camera. */
+  /** Frames a second, and how many were skipped so far, null where the browser does not say. null: no camera. */
   showRate(rate) {
     const fps = document.getElementById("fps");
     fps.hidden = rate === null;
-    if (rate) fps.textContent = `${rate.detected.toFixed(1)} frames/s detected, ${rate.skipped} of ${rate.total} skipped`;
+    if (!rate) return;
+    const skipped = rate.skipped === null ? "" : `, ${rate.skipped} frames skipped`;
+    fps.textContent = `${rate.detected.toFixed(1)} frames/s detected${skipped}`;
   }
 }
 
