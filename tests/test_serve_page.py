@@ -359,9 +359,10 @@ def test_not_an_image(opened: Open) -> None:
     upload(page)
     page.set_input_files("#file", file(b"hello", "hello.txt", "text/plain"))
     said = complaint(page)
+    assert page.locator("#empty").is_visible()
+    assert page.locator("#picture").is_hidden()
     assert "not an image" in said
     assert "Use a whole JPEG" in said
-    assert page.locator(".box").count() == 0 or page.locator("#picture").is_hidden()
     upload(page)
     assert page.locator("#alert").inner_text() == ""
 
@@ -396,6 +397,8 @@ def test_errors_have_a_remedy(opened: Open) -> None:
         page.get_by_role("alert").get_by_text(f"expected other than {status}").wait_for()
         said = complaint(page)
         assert words in said
+        assert page.locator("#picture").is_visible()
+        assert page.locator("#empty").is_hidden()
         assert ("again in" in said) == (wait is not None)
         assert wait is None or f"again in {wait} s" in said
         again = page.get_by_role("button", name="Try again")

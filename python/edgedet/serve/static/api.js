@@ -17,7 +17,6 @@ export class ApiError extends Error {
 
 const MEANING = {
   400: ["The server could not read the request.", ""],
-  401: ["This server needs an API key.", "Enter one below."],
   404: ["The server has no such model any more.", "Reload the page."],
   408: ["The upload took too long.", "Send a smaller image, or use a faster network."],
   413: ["This file is too large for the server.", "Shrink the image, or start the server with a larger --max-upload."],
@@ -28,11 +27,13 @@ const MEANING = {
   503: ["The server is not ready: it is loading the models, or starting again.", ""],
   504: ["The server did not get to this request in time.", "Try again when it is less busy."],
 };
+const NO_KEY = ["This server needs an API key.", "Enter one below."];
+const WRONG_KEY = ["The server does not know this API key.", "Enter another one below."];
 const GONE = ["The server cannot be reached.", "Check that it still runs and that this device is on the network."];
 
 function explain(status, detail, retryAfter) {
   const [title, remedy] = MEANING[status] ?? [`The server answered with status ${status}.`, ""];
-  if (status === 401 && key.get()) return new ApiError(401, "The server does not know this API key.", "Enter another one below.");
+  if (status === 401) return new ApiError(401, ...(key.get() ? WRONG_KEY : NO_KEY));
   const wait = retryAfter === null ? "" : `Try again in ${retryAfter} s.`;
   return new ApiError(status, title, [remedy, wait].filter(Boolean).join(" "), detail, retryAfter);
 }

@@ -84,10 +84,12 @@ async function detectCurrent() {
   calm();
   mine.answer = null;
   setState("working");
+  const picture = decode(mine.blob).then((source) => {
+    if (source && running === request) stage.show(source, source.width, source.height);
+    return source;
+  });
   try {
     if (known && mine.blob.size > known.limits.bytes) throw tooLarge(mine.blob.size, known.limits.bytes);
-    const picture = decode(mine.blob);
-    picture.then((source) => source && current === mine && stage.show(source, source.width, source.height));
     const answer = await detect(mine.blob, { model: byId("model").value, score: FLOOR, signal: request.signal });
     const { width, height } = answer.results[0];
     const source = await picture;
@@ -98,7 +100,8 @@ async function detectCurrent() {
     }
     present(answer);
   } catch (error) {
-    if (error.name !== "AbortError") failed(error, detectCurrent);
+    await picture;
+    if (running === request) failed(error, detectCurrent);
   }
 }
 

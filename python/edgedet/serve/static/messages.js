@@ -30,6 +30,7 @@ export function complain({ title, remedy, detail, again }, retry = null) {
     parts.push(button);
   }
   alert.replaceChildren(...parts);
+  alert.scrollIntoView({ block: "nearest" });
 }
 
 /** Takes the error away. */
