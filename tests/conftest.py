@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 _HARDWARE = ("cuda", "tensorrt")
-_REQUIRABLE = (*_HARDWARE, "shared", "aarch64", "docker", "gstreamer")
+_REQUIRABLE = (*_HARDWARE, "shared", "aarch64", "docker", "gstreamer", "browser")
 
 # Set before any test module imports NumPy or torch: a test suite is no reason to occupy a 64-core machine, and results
 # that depend on the order of a parallel sum should not depend on the machine.

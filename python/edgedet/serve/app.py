@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 from edgedet import __version__
 from edgedet.serve import kserve
@@ -18,16 +18,9 @@ from edgedet.serve.detection import Detection
 from edgedet.serve.dispatch import Answer, Dispatcher
 from edgedet.serve.gate import Gate
 from edgedet.serve.openapi import DETECT, INFER, SWAP
+from edgedet.serve.page import page_routes
 from edgedet.serve.refusal import RefusedError
 
-_PAGE = Path(__file__).parent / "static" / "index.html"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 _JSON = "application/json"
 _SMALL = 4096  # bytes of a body that is not for the worker
 
@@ -48,6 +41,7 @@ def create_app(dispatcher: Dispatcher, *, log: AccessLog | None = None) -> Gate:
     _document_detection(app)
     _add_models(app, dispatcher)
     _add_health(app, dispatcher)
+    app.router.routes.extend(page_routes())
     if dispatcher.front.swap_root is not None:
         _add_swap(app, dispatcher, Path(dispatcher.front.swap_root).resolve())
     return Gate(Detection(dispatcher, app), dispatcher, log)
@@ -67,10 +61,12 @@ def _document_detection(app: FastAPI) -> None:
 def _add_models(app: FastAPI, dispatcher: Dispatcher) -> None:
     @app.get("/v1/models")
     async def models() -> Response:
-        """What runs here: names, classes, input size, backend, precision, what verification found."""
+        """What runs here: names, classes, input size, backend, precision, what verification found; limits."""
         if not dispatcher.cards:
             return _loading()
-        return JSONResponse({"models": dispatcher.cards})
+        worker = dispatcher.worker
+        limits = {"bytes": worker.max_upload, "pixels": worker.max_pixels, "images": worker.max_images}
+        return JSONResponse({"models": dispatcher.cards, "score": worker.score, "limits": limits})
 
     @app.get("/v2")
     async def server() -> Response:
@@ -107,15 +103,11 @@ def _add_health(app: FastAPI, dispatcher: Dispatcher) -> None:
         """For Prometheus."""
         return Response(dispatcher.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def page() -> Response:
-        return FileResponse(_PAGE, headers=_PAGE_HEADERS)
-
     app.get("/healthz")(live)
     app.get("/v2/health/live")(live)
     app.get("/readyz")(ready)
     app.get("/v2/health/ready")(ready)
     app.get("/metrics")(metrics)
-    app.get("/", include_in_schema=False)(page)
 
 
 def _add_swap(app: FastAPI, dispatcher: Dispatcher, root: Path) -> None:

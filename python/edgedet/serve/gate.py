@@ -12,11 +12,12 @@ from typing import Any
 
 from edgedet.serve.access_log import AccessLog
 from edgedet.serve.dispatch import Dispatcher
+from edgedet.serve.page import FILES
 from edgedet.serve.refusal import error_body
 
 #: Paths that need no API key.
 PUBLIC = frozenset(
-    {"/", "/healthz", "/readyz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"},
+    {*FILES, "/healthz", "/readyz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"},
 )
 _NAME = re.compile(rb"[\w.-]{1,64}\Z", re.ASCII)
 
