@@ -26,9 +26,7 @@ SMALL = {
     ("training", "train"): "--epochs 1 --size 160 --batch 2 --denoising 4 --workers 0 --threads 1 --eval-every 1",
     ("training", "calibrate-lambda"): "--epochs 1 --size 160 --batch 2 --denoising 4 --workers 0 --threads 1",
     ("edgedet", "bench"): "--frames 4 --warmup 1",
-    ("edgedet", "sweep"): "--frames 20 --limit 2",
     ("calibration", "sample"): "--count 8",
-    ("calibration", "search"): "--budget-minutes 0.02",
     ("calibration", "finetune"): "--epochs 1 --batch 2",
     ("benchmarks.demo.dataset", "parts"): "--train 8 --val 2",
 }
