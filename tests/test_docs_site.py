@@ -19,7 +19,7 @@ LOADED = re.compile(
 def build(site: Path, **environment: str) -> None:
     pytest.importorskip("mkdocs", reason="the site needs the extra docs")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "MERMAID": "", **environment},
         capture_output=True,
