@@ -15,11 +15,15 @@ CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' 
 
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
-.PHONY: help build test demo lint format tidy asan bench bench-edge cross clean
+# mermaid.min.js (`npm pack mermaid@11`, package/dist/) to draw diagrams with; without it the site shows their text.
+MERMAID ?=
+
+.PHONY: help build test demo docs lint format tidy asan bench bench-edge cross clean
 
 help:
 	@echo 'make demo    train, quantise and verify a detector on drawn scenes; report in demo/report.html'
 	@echo 'make test    C++ and Python tests'
+	@echo 'make docs    the documentation as a site in build/site'
 	@echo 'make lint    ruff, mypy --strict, clang-format; make format mends what it can'
 	@echo 'make asan    C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tidy    clang-tidy'
@@ -57,6 +61,10 @@ test: build
 	@$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
 	$(call say,'Python tests')
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+docs: $(VENV)/.dependencies
+	@NO_MKDOCS_2_WARNING=1 MERMAID='$(MERMAID)' $(BIN)/python -m mkdocs build
+	@echo 'build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site'
 
 demo: build
 	@$(BIN)/python -m benchmarks.demo

@@ -1,7 +1,11 @@
-"""Writes procedural scenes as a COCO data set: train/ and val/, each with its images and instances.json."""
+"""Writes procedural scenes as a COCO data set: train/ and val/, each with its images and instances.json.
+
+``python -m benchmarks.demo.dataset FOLDER [--train N] [--val N] [--seed S]`` does so from a terminal.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -77,3 +81,20 @@ def _write_split(folder: Path, split: int, count: int, config: DatasetConfig) ->
         "categories": categories,
     }
     (folder / "instances.json").write_text(json.dumps(content))
+
+
+def main() -> None:
+    """Draw a data set into the folder named on the command line."""
+    parser = argparse.ArgumentParser(description="Draws scenes of small parts as a COCO data set.")
+    parser.add_argument("folder", type=Path, help="folder to make; one that is there is replaced")
+    parser.add_argument("--train", type=int, default=DatasetConfig.train, help="scenes to learn from (%(default)s)")
+    parser.add_argument("--val", type=int, default=DatasetConfig.val, help="scenes to judge by (%(default)s)")
+    parser.add_argument("--seed", type=int, default=DatasetConfig.seed, help="other scenes (%(default)s)")
+    options = parser.parse_args()
+    config = DatasetConfig(seed=options.seed, train=options.train, val=options.val)
+    write_dataset(options.folder, config)
+    print(f"{options.folder}: {config.train} scenes to learn from, {config.val} to judge by")
+
+
+if __name__ == "__main__":
+    main()
