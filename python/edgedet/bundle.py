@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from edgedet import _core
 from edgedet._core import BundleError
-from edgedet.files import beside, flush, write_atomically
+from edgedet.files import beside, flush, swap_in, write_atomically
 from edgedet.onnx_metadata import copy_with_metadata
 
 FORMAT: Final = "edgedet.bundle"
@@ -154,10 +154,27 @@ def write_bundle(
         except _core.Error as error:
             # The folder that the message names is about to go.
             raise type(error)(str(error).replace(str(staging), str(target))) from None
-        _swap_in(staging, target)
+        swap_in(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def copy_bundle(bundle: str | os.PathLike[str], target: Path) -> None:
+    """Copies a bundle, and nothing else that its folder holds, into a new folder, and checks the copy.
+
+    Raises:
+        BundleError: It is damaged, or the folder exists.
+    """
+    spec = load_model_json(bundle)
+    try:
+        target.mkdir(parents=True)
+    except OSError as error:
+        raise BundleError(f"{target}: cannot be made ({error.strerror}); choose another folder") from None
+    for name in ("model.json", *spec["files"]):
+        shutil.copyfile(Path(bundle) / name, target / name)
+        flush(target / name)
+    load_model_json(target)
 
 
 def load_model_json(bundle: str | os.PathLike[str]) -> dict[str, Any]:
@@ -355,15 +372,3 @@ def sha256_of(path: Path) -> str:
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-
-
-def _swap_in(staging: Path, target: Path) -> None:
-    flush(staging)
-    if target.exists():
-        old = beside(target)
-        target.rename(old)
-        staging.rename(target)
-        shutil.rmtree(old)
-    else:
-        staging.rename(target)
-    flush(target.parent)
