@@ -1,8 +1,8 @@
 """A bundle as the configuration of DeepStream's Gst-nvinfer, for the parser of examples/deepstream.
 
-nvinfer scales a frame to the network's size, rounds to whole grey levels, and computes y = net-scale-factor * (x -
-offset), one factor for all channels. So (x / 255 - mean) / std needs equal deviations, with the factor 1 / (255 * std)
-and the offsets 255 * mean.
+nvinfer has NvBufSurfTransform scale a frame to whole grey levels x of the network's size, as edgedet does, and computes
+y = net-scale-factor * (x - offset), one factor for all channels. So (x / 255 - mean) / std needs equal deviations, with
+the factor 1 / (255 * std) and the offsets 255 * mean.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from edgedet.verdict import model_file
 CONFIG: Final = "config_infer_primary.txt"
 PARSER: Final = "NvDsInferParseEdgedet"
 LIBRARY: Final = "libnvdsinfer_edgedet.so"
+_TOP_K: Final = 300  # of the parser, unless it is built with another one
 
 
 def export_deepstream(
@@ -41,7 +42,7 @@ def export_deepstream(
         overwrite: Replace an earlier export.
 
     Returns:
-        Where nvinfer prepares frames differently than edgedet does, one line each.
+        Where nvinfer does otherwise than edgedet, one line each.
 
     Raises:
         BundleError: The bundle is damaged.
@@ -52,6 +53,8 @@ def export_deepstream(
         raise InvalidInputError(f"expected a batch from 1 and a threshold in [0, 1], got {batch} and {score_threshold}")
     spec = load_model_json(bundle)
     notes = differences(spec["input"])
+    if spec["output"]["form"] == "logits_boxes" and spec["output"]["top_k"] != _TOP_K:
+        notes.append(f"build the parser with -DEDGEDET_TOP_K={spec['output']['top_k']}, else it keeps {_TOP_K} objects")
     model = Path(bundle) / str(model_file(spec, "fp32", "tensorrt"))
 
     def fill(staging: Path) -> None:
@@ -83,11 +86,11 @@ def normalisation(image: Mapping[str, Any]) -> tuple[float, tuple[float, float, 
 
 def differences(image: Mapping[str, Any]) -> list[str]:
     """Where nvinfer cannot prepare frames as the network was trained, for people. image: "input" of model.json."""
-    notes = ["frames are rounded to whole grey levels after they are scaled; edgedet does not round"]
+    notes = ["frames are scaled by NvBufSurfTransform, which rounds in its own way"]
     if image["filter"] == "antialias":
         notes.append("frames are shrunk without antialiasing, with which this network was trained")
     if image["resize"] == "letterbox":
-        notes.append("the scaled side is cut to whole pixels, which edgedet rounds")
+        notes.append("the shorter side is cut to whole pixels, where edgedet rounds it")
         if image["pad_value"] != 0:
             notes.append(f"borders are black, not of grey level {image['pad_value']}")
     return notes
