@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Literal
 
@@ -77,11 +78,12 @@ def import_model(
     ports = _core.inspect_onnx(str(path))
     image, output = read_form(ports, path.name)
     output = said.output(output)
-    width, height = _input_size(image, size or said.size, path.name)
+    told = said.input
+    width, height = _input_size(image, size or ((told.width, told.height) if told else None), path.name)
     labels = labels or said.labels
     if labels is None:
         raise InvalidInputError(f"{path.name}: does not name its classes; give them, --labels coco80 or a file")
-    given = {
+    given: dict[str, Any] = {
         "resize": resize,
         "filter": filter,
         "channels": channels,
@@ -89,8 +91,13 @@ def import_model(
         "std": std,
         "pad_value": pad_value,
     }
-    prepared = {**said.preprocessing, **{key: value for key, value in given.items() if value is not None}}
-    spec = InputSpec(name=image["name"], width=width, height=height, **prepared)
+    spec = replace(
+        told or InputSpec(width, height),
+        name=image["name"],
+        width=width,
+        height=height,
+        **{key: value for key, value in given.items() if value is not None},
+    )
     if isinstance(output, LogitsBoxes):
         _check_classes(_port(ports["outputs"], output.logits), labels, path.name)
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgedet._core import ModelError
+from edgedet._core import InvalidInputError, ModelError
 from edgedet.bundle import InputSpec, LabelsBoxesScores, LogitsBoxes
+from edgedet.input_spec import read_input
 from edgedet.labels import Labels
 from edgedet.onnx_metadata import PREFIX, read_metadata
-
-_FROM_GRAPH = ("name", "width", "height")  # keys of "input" that the graph decides
 
 
 @dataclass(frozen=True)
@@ -23,16 +22,14 @@ class Origin:
     Attributes:
         name: Of the model.
         labels: Its classes.
-        size: Width and height of the network input.
-        preprocessing: The other fields of InputSpec, as far as they are told.
+        input: How images become its input.
         head: "output" of model.json.
         licence: Of "weights" and "data".
     """
 
     name: str | None = None
     labels: Labels | None = None
-    size: tuple[int, int] | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    input: InputSpec | None = None
     head: Mapping[str, Any] = field(default_factory=dict)
     licence: Mapping[str, str] = field(default_factory=dict)
 
@@ -45,7 +42,7 @@ class Origin:
 
 
 def read_origin(path: str | os.PathLike[str]) -> Origin:
-    """Reads the metadata. Ranges are left to the reader of bundles, which sees everything that is written.
+    """Reads the metadata, which may come from anywhere.
 
     Raises:
         ModelError: The file or its metadata is damaged, or the file is a quantised model, which needs its float model.
@@ -58,30 +55,23 @@ def read_origin(path: str | os.PathLike[str]) -> Origin:
             f"{Path(path)}: expected a float model, got the {str(said.get('precision'))[:20]} model of "
             f"{str(said.get('name'))[:80]!r}; import its float model and add this one (edgedet.bundle.add_model)"
         )
-    image, head = _of(said, "input", dict, path), _of(said, "output", dict, path)
-    licence = _of(said, "licence", dict, path)
     names, ids = _of(said, "classes", list, path), _of(said, "category_ids", list, path)
-    known = {one.name for one in fields(InputSpec)}
-    size = (image.get("width"), image.get("height"))
-    good = (
+    licence = _of(said, "licence", dict, path)
+    if not (
         all(isinstance(name, str) for name in names)
         and all(type(number) is int for number in ids)
-        and all(type(side) is int for side in size)
         and all(isinstance(text, str) for text in licence.values())
-        and all(_plain(value) for value in image.values())
-    )
-    if not good:
+    ):
         raise _wrong(path, "values of the kinds that model.json has", "others")
+    try:
+        image, labels = read_input(said.get("input")), Labels(tuple(names), tuple(ids))
+    except InvalidInputError as error:
+        raise ModelError(f"{Path(path)}: {error}; its metadata is damaged, export the model again") from None
     return Origin(
         name=_of(said, "name", str, path),
-        labels=Labels(tuple(names), tuple(ids)),
-        size=size,
-        preprocessing={
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in image.items()
-            if key in known and key not in _FROM_GRAPH
-        },
-        head=head,
+        labels=labels,
+        input=image,
+        head=_of(said, "output", dict, path),
         licence=licence,
     )
 
@@ -91,13 +81,6 @@ def _of(said: Mapping[str, Any], key: str, kind: type, path: str | os.PathLike[s
     if not isinstance(value, kind):
         raise _wrong(path, f"{PREFIX}{key} to be a {kind.__name__}", type(value).__name__)
     return value
-
-
-def _plain(value: object) -> bool:
-    """Whether a value is text or a number, or a list of three numbers."""
-    if isinstance(value, list):
-        return len(value) == 3 and all(isinstance(one, (int, float)) for one in value)
-    return isinstance(value, (str, int, float))
 
 
 def _wrong(path: str | os.PathLike[str], expected: str, got: str) -> ModelError:
