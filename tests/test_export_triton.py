@@ -255,8 +255,8 @@ class Tensor:
 
 
 class InferenceResponse:
-    def __init__(self, output_tensors: list[Tensor] | None = None, error: Any = None) -> None:
-        self.tensors = {one.name: one.values for one in output_tensors or []}
+    def __init__(self, output_tensors: list[Tensor], error: Any = None) -> None:
+        self.tensors = {one.name: one.values for one in output_tensors}
         self.error = error
 
 

@@ -92,13 +92,7 @@ def push_checkpoint(
             copy_bundle(bundle, staging / BUNDLE)
         described = read_description(weights_file(path)) or {}
         card = Card(
-            spec=spec
-            or {
-                "name": facts.name or loaded.name,
-                "input": asdict(loaded.spec),
-                "classes": loaded.categories.names,
-                "licence": {"weights": UNSTATED, "data": UNSTATED, **(facts.licence or {})},
-            },
+            spec=_said(loaded, spec, facts),
             library="edgedet" if written is None else "transformers",
             usage=_usage(folder.name, native=written is not None, bundle=bundle is not None),
             datasets=facts.datasets,
@@ -125,6 +119,18 @@ def pull_checkpoint(source: str, out: Path, *, revision: str | None = None) -> C
     out.parent.mkdir(parents=True, exist_ok=True)
     _save_checkpoint(out, loaded)
     return loaded
+
+
+def _said(loaded: Checkpoint, spec: Mapping[str, Any] | None, facts: CardFacts) -> dict[str, Any]:
+    """What the card takes from model.json: the bundle's, unless the caller says otherwise."""
+    said = spec or {
+        "name": loaded.name,
+        "input": asdict(loaded.spec),
+        "classes": loaded.categories.names,
+        "licence": {"weights": UNSTATED, "data": UNSTATED},
+    }
+    stated = {key: text for key, text in (facts.licence or {}).items() if text != UNSTATED}
+    return {**said, "name": facts.name or said["name"], "licence": {**said["licence"], **stated}}
 
 
 def _description(loaded: Checkpoint) -> dict[str, Any]:

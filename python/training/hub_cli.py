@@ -27,8 +27,8 @@ def add_hub_commands(
     push.add_argument(
         "--categories", type=Path, metavar="JSON", help="for weights from elsewhere: COCO json that lists the classes"
     )
-    card = push.add_argument_group("what the card says", "Of a bundle, its name and licences hold.")
-    card.add_argument("--name", help="name of the model; the architecture's if not given")
+    card = push.add_argument_group("what the card says", "What is not given is taken from the bundle, if there is one.")
+    card.add_argument("--name", help="name of the model (default: the architecture's)")
     card.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the weights")
     card.add_argument("--data-licence", default=UNSTATED, metavar="TEXT", help="licence of the training data")
     card.add_argument(

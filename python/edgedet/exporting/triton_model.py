@@ -79,4 +79,4 @@ def _read(request: Any) -> tuple[list[Any], Any]:
 
 
 def _refusal(error: Exception) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+    return pb_utils.InferenceResponse([], error=pb_utils.TritonError(str(error)))
