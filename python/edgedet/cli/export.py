@@ -25,7 +25,9 @@ def add_parser(commands: Commands) -> None:
         help="write a bundle for Triton or DeepStream",
         description="Write a bundle in the form of another server or pipeline.",
     )
-    forms = parser.add_subparsers(title="forms", metavar="FORM", required=True)
+    forms = parser.add_subparsers(
+        title="forms", metavar="FORM", required=True, help="edgedet export FORM --help says more"
+    )
     _add_triton(forms)
     _add_deepstream(forms)
 
