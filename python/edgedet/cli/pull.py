@@ -11,6 +11,9 @@ from edgedet.hub import pull_bundle
 if TYPE_CHECKING:
     from edgedet.cli.common import Commands
 
+_DESCRIPTION = """Copy the bundle that 'python -m training push --bundle' put into a folder of the Hugging Face hub's
+layout, every sha256 checked. From the hub itself, the package huggingface_hub is needed."""
+
 _EPILOG = """examples:
   edgedet pull femto-hub --out femto
   edgedet pull hub:someone/femto --revision 3f0c… --out femto    (40 digits)"""
@@ -21,8 +24,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "pull",
         help="take a bundle out of a folder of the Hugging Face hub's layout",
-        description="Copy the bundle that 'python -m training push --bundle' put into a folder of the Hugging Face "
-        "hub's layout, every sha256 checked. From the hub itself, the package huggingface_hub is needed.",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
