@@ -146,4 +146,4 @@ def test_the_average_observer_takes_the_mean_of_extents() -> None:
 def test_the_written_model_is_the_built_one(bundle: Path) -> None:
     made = quantize(bundle, backend="openvino", options=options())
     assert made.file == "model.openvino.int8.onnx"
-    assert onnx.load(str(bundle / made.file)) == made.model
+    assert onnx.load(str(bundle / made.file)).graph == made.model.graph

@@ -20,7 +20,7 @@ import edgedet
 from edgedet.bundle import load_model_json
 from edgedet.cli import build_parser, main
 
-COMMANDS = ("import", "predict", "eval", "build", "bench", "sweep", "serve", "info", "doctor")
+COMMANDS = ("import", "pull", "export", "predict", "eval", "build", "bench", "sweep", "serve", "info", "doctor")
 Output = tuple[int, str, str]
 
 

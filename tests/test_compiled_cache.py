@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> N
 
 def test_a_broken_model_is_refused_as_ever(tmp_path: Path) -> None:
     file = tmp_path / "broken.onnx"
-    file.write_bytes(b"this is no network")
+    file.write_bytes(b"\x3a\x02\xff\xff")  # a graph that is none
     model = write_bundle(
         tmp_path / "broken",
         file,

@@ -116,7 +116,7 @@ def test_by_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_damaged_network_is_an_error(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "no.onnx").write_bytes(b"\x3a\x7f")
+    (tmp_path / "no.onnx").write_bytes(b"\x3a\x02\xff\xff")  # a graph that is none
     add_model(bundle, "fp16", "tensorrt", tmp_path / "no.onnx")
     assert main(["doctor", str(bundle)]) == 2
     assert "model.tensorrt.fp16.onnx: expected an ONNX file" in capsys.readouterr().err

@@ -16,7 +16,7 @@ _Filter = Literal["bilinear", "antialias"]
 _ChannelOrder = Literal["rgb", "bgr"]
 
 #: Boxes (N, 4) float32 xyxy, scores (N,) float32, labels (N,) int32, best first.
-RawDetections = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
+_RawDetections = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 
 class Error(RuntimeError):
     """Base of everything edgedet raises."""
@@ -157,7 +157,7 @@ class Detector:
 
     def detect_tiled(
         self, image: _Image, format: _PixelFormat, tiles: TileOptions
-    ) -> tuple[RawDetections, tuple[float, float, float]]:
+    ) -> tuple[_RawDetections, tuple[float, float, float]]:
         """As `detect` for one image, in tiles; the merging is part of the decoding."""
 
     def infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -196,7 +196,7 @@ def merge_tiles(
     height: int,
     found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]],
     match: float = 0.5,
-) -> RawDetections:
+) -> _RawDetections:
     """One list of detections, in pixels of the image, out of those of its tiles, in pixels of each tile."""
 
 class PartTimes:

@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 
 from edgedet import _core
 from edgedet._core import BundleError
-from edgedet.files import beside, flush, write_atomically
+from edgedet.files import beside, flush, swap_in, write_atomically
+from edgedet.onnx_metadata import copy_with_metadata
 
 FORMAT: Final = "edgedet.bundle"
 VERSION: Final = 1
@@ -97,7 +98,7 @@ def write_bundle(
 
     Args:
         path: The bundle folder to make. Appears complete or not at all.
-        model: The ONNX file, weights inside; it is copied.
+        model: The ONNX file, weights inside; it is copied, and its metadata says what model.json says.
         name: Of the model.
         input: How images become network input.
         output: The form of the head and the names of its outputs.
@@ -112,6 +113,7 @@ def write_bundle(
 
     Raises:
         BundleError: ``path`` exists, the model is missing, or the bundle would not be valid.
+        ModelError: The model is no ONNX file.
     """
     target = Path(path)
     source = Path(model)
@@ -128,9 +130,7 @@ def write_bundle(
     target.parent.mkdir(parents=True, exist_ok=True)
     staging.mkdir()
     try:
-        shutil.copyfile(source, staging / "model.onnx")
-        flush(staging / "model.onnx")
-        document = {
+        document: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "name": name,
@@ -140,9 +140,12 @@ def write_bundle(
             "category_ids": list(category_ids) if category_ids is not None else list(range(1, len(classes) + 1)),
             "models": {"fp32": {"*": "model.onnx"}},
             "best": {},
-            "files": {"model.onnx": _fingerprint(staging / "model.onnx")},
+            "files": {},
             "licence": {"weights": UNSTATED, "data": UNSTATED, **(licence or {})},
         }
+        copy_with_metadata(source, staging / "model.onnx", document, "fp32")
+        flush(staging / "model.onnx")
+        document["files"]["model.onnx"] = _fingerprint(staging / "model.onnx")
         _write_model_json(staging, document)
         try:
             load_model_json(staging)
@@ -151,10 +154,27 @@ def write_bundle(
         except _core.Error as error:
             # The folder that the message names is about to go.
             raise type(error)(str(error).replace(str(staging), str(target))) from None
-        _swap_in(staging, target)
+        swap_in(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def copy_bundle(bundle: str | os.PathLike[str], target: Path) -> None:
+    """Copies a bundle, and nothing else that its folder holds, into a new folder, and checks the copy.
+
+    Raises:
+        BundleError: It is damaged, or the folder exists.
+    """
+    spec = load_model_json(bundle)
+    try:
+        target.mkdir(parents=True)
+    except OSError as error:
+        raise BundleError(f"{target}: cannot be made ({error.strerror}); choose another folder") from None
+    for name in ("model.json", *spec["files"]):
+        shutil.copyfile(Path(bundle) / name, target / name)
+        flush(target / name)
+    load_model_json(target)
 
 
 def load_model_json(bundle: str | os.PathLike[str]) -> dict[str, Any]:
@@ -177,7 +197,8 @@ def add_model(
 ) -> str:
     """Copies an ONNX file into a bundle as its model for one backend and precision, replacing an earlier one.
 
-    A record that the replaced file was verified as best is removed: it was about that file.
+    Its metadata says what model.json says. A record that the replaced file was verified as best is removed: it was
+    about that file.
 
     Args:
         bundle: The bundle folder.
@@ -190,6 +211,7 @@ def add_model(
 
     Raises:
         BundleError: The bundle is not valid or the file is missing.
+        ModelError: It is no ONNX file.
     """
     folder = Path(bundle)
     parts = ["model", *([] if backend == "*" else [backend]), *([] if precision == "fp32" else [precision]), "onnx"]
@@ -201,7 +223,8 @@ def add_model(
 
     if not Path(path).is_file():
         raise BundleError(f"{path}: expected an ONNX file, got nothing there; check the path")
-    _add_file(folder, name, lambda staging: shutil.copyfile(path, staging), change)
+    document = _read_model_json(folder)
+    _add_file(folder, name, lambda staging: copy_with_metadata(Path(path), staging, document, precision), change)
     return name
 
 
@@ -349,15 +372,3 @@ def sha256_of(path: Path) -> str:
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-
-
-def _swap_in(staging: Path, target: Path) -> None:
-    flush(staging)
-    if target.exists():
-        old = beside(target)
-        target.rename(old)
-        staging.rename(target)
-        shutil.rmtree(old)
-    else:
-        staging.rename(target)
-    flush(target.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -30,3 +31,16 @@ def write_atomically(file: Path, content: bytes) -> None:
     finally:
         staging.unlink(missing_ok=True)
     flush(file.parent)
+
+
+def swap_in(staging: Path, target: Path) -> None:
+    """Renames a finished folder to its name, in place of what is there."""
+    flush(staging)
+    if target.exists():
+        old = beside(target)
+        target.rename(old)
+        staging.rename(target)
+        shutil.rmtree(old)
+    else:
+        staging.rename(target)
+    flush(target.parent)

@@ -1,8 +1,7 @@
 """Operators, versions and constants of an ONNX file, without the onnx package.
 
-A walker over the wire format of protocol buffers (https://protobuf.dev/programming-guides/encoding) that reads what
-known-bad combinations are told by and passes over the rest. Files are hostile: every length is checked against what is
-there, and numbers, nesting and sizes are bounded. Field numbers are those of onnx.proto.
+Reads what known-bad combinations are told by and passes over the rest. Files are hostile: numbers, nesting and sizes
+are bounded. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from edgedet._core import ModelError
+from edgedet.protobuf import DamagedError, fields, part, signed, text, varint
 
 # Element types of TensorProto.
 FLOAT, UINT8, INT8, INT32, FLOAT16 = 1, 2, 3, 6, 10
@@ -26,7 +26,7 @@ _KEPT: Final = {FLOAT: "<f4", UINT8: "u1", INT8: "i1", INT32: "<i4", FLOAT16: "<
 _MOST_NODES: Final = 200_000
 _MOST_TENSORS: Final = 200_000
 _DEEPEST: Final = 8  # graphs within graphs
-_LONGEST_TEXT: Final = 4096
+_LONGEST_TEXT: Final = 4096  # of an attribute that is kept
 _LARGEST_TENSOR: Final = 1 << 16  # values of larger ones are not kept
 
 
@@ -96,7 +96,7 @@ def read_graph(path: str | os.PathLike[str]) -> OnnxGraph:
         with open(path, "rb") as file:
             # Never closed by hand: parts of it are still held while an error is on its way.
             return parse_graph(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    except _DamagedError as error:
+    except DamagedError as error:
         raise ModelError(
             f"{name}: expected an ONNX file, got one that is damaged or something else ({error})"
         ) from None
@@ -108,107 +108,61 @@ def parse_graph(content: memoryview) -> OnnxGraph:
     """As `read_graph`, of the bytes of a file. Raises a ValueError that says what is wrong."""
     graph = OnnxGraph()
     graphs = 0
-    for number, value in _fields(content):
+    for number, value, _ in fields(content):
         if number == 7:
-            _read_graph(_part(value), graph, 0)
+            _read_graph(part(value), graph, 0)
             graphs += 1
         elif number == 8:
             domain, version = "", 0
-            for inner, entry in _fields(_part(value)):
+            for inner, entry, _ in fields(part(value)):
                 if inner == 1:
-                    domain = _text(entry)
+                    domain = text(entry)
                 elif inner == 2:
-                    version = _signed(entry)
+                    version = signed(entry)
             if domain in ("", "ai.onnx"):
                 graph.opset = max(graph.opset, version)
     if graphs != 1:
-        raise _DamagedError(f"it holds {graphs} graphs, not one")
+        raise DamagedError(f"it holds {graphs} graphs, not one")
     return graph
-
-
-class _DamagedError(ValueError):
-    pass
-
-
-class _Field(NamedTuple):
-    number: int
-    value: int | memoryview
-
-
-def _fields(view: memoryview) -> Iterator[_Field]:
-    """Fields of a message: integers of varints, the bytes of everything else."""
-    at, end = 0, len(view)
-    while at < end:
-        key, at = _varint(view, at)
-        number, wire = key >> 3, key & 7
-        if number == 0:
-            raise _DamagedError("a field has no number")
-        if wire == 0:
-            value, at = _varint(view, at)
-            yield _Field(number, value)
-            continue
-        if wire == 2:
-            size, at = _varint(view, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise _DamagedError(f"a field is of wire type {wire}")
-        if size > end - at:
-            raise _DamagedError("it is cut off")
-        yield _Field(number, view[at : at + size])
-        at += size
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(view) or shift > 63:
-            raise _DamagedError("it is cut off" if at >= len(view) else "a number is too long")
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & (1 << 64) - 1, at
-        shift += 7
 
 
 def _read_graph(view: memoryview, graph: OnnxGraph, depth: int) -> None:
     if depth > _DEEPEST:
-        raise _DamagedError(f"graphs are nested more than {_DEEPEST} deep")
-    for number, value in _fields(view):
+        raise DamagedError(f"graphs are nested more than {_DEEPEST} deep")
+    for number, value, _ in fields(view):
         if number == 1:
-            _read_node(_part(value), graph, depth)
+            _read_node(part(value), graph, depth)
         elif number == 5:
-            _keep(graph, *_tensor(_part(value)))
+            _keep(graph, *_tensor(part(value)))
 
 
 def _read_node(view: memoryview, graph: OnnxGraph, depth: int) -> None:
     if len(graph.nodes) >= _MOST_NODES:
-        raise _DamagedError(f"it has more than {_MOST_NODES} nodes")
+        raise DamagedError(f"it has more than {_MOST_NODES} nodes")
     inputs: list[str] = []
     outputs: list[str] = []
     op = domain = ""
     attributes: dict[str, int | str | tuple[int, ...]] = {}
     held: Tensor | None = None
     inner: list[memoryview] = []
-    for number, value in _fields(view):
+    for number, value, _ in fields(view):
         if number == 1:
-            inputs.append(_text(value))
+            inputs.append(text(value))
         elif number == 2:
-            outputs.append(_text(value))
+            outputs.append(text(value))
         elif number == 4:
-            op = _text(value)
+            op = text(value)
         elif number == 7:
-            domain = _text(value)
+            domain = text(value)
         elif number == 5:
-            tensor = _read_attribute(_part(value), attributes, inner)
+            tensor = _read_attribute(part(value), attributes, inner)
             held = tensor or held
     domain = "" if domain == "ai.onnx" else domain
     graph.nodes.append(Node(op, domain, tuple(inputs), tuple(outputs), attributes))
     if op == "Constant" and held is not None and outputs:
         _keep(graph, outputs[0], held)
-    for part in inner:
-        _read_graph(part, graph, depth + 1)
+    for content in inner:
+        _read_graph(content, graph, depth + 1)
 
 
 def _read_attribute(
@@ -218,17 +172,17 @@ def _read_attribute(
     value: int | str | None = None
     integers: list[int] = []
     held: Tensor | None = None
-    for number, entry in _fields(view):
+    for number, entry, _ in fields(view):
         if number == 1:
-            name = _text(entry)
+            name = text(entry)
         elif number == 3:
-            value = _signed(entry)
-        elif number == 4 and len(_part(entry)) <= _LONGEST_TEXT:
-            value = bytes(_part(entry)).decode("utf-8", "replace")
+            value = signed(entry)
+        elif number == 4 and len(part(entry)) <= _LONGEST_TEXT:
+            value = bytes(part(entry)).decode("utf-8", "replace")
         elif number == 5:
-            _, held = _tensor(_part(entry))
+            _, held = _tensor(part(entry))
         elif number in (6, 11):
-            graphs.append(_part(entry))
+            graphs.append(part(entry))
         elif number == 8 and len(integers) < _LARGEST_TENSOR:
             integers += _integers(entry)
     if value is not None:
@@ -243,15 +197,15 @@ def _tensor(view: memoryview) -> tuple[str, Tensor]:
     raw: memoryview | None = None
     numbers: list[int] = []
     floats: list[memoryview] = []
-    for number, value in _fields(view):
+    for number, value, _ in fields(view):
         if number == 2:
-            dtype = _signed(value)
+            dtype = signed(value)
         elif number == 8:
-            name = _text(value)
+            name = text(value)
         elif number == 9:
-            raw = _part(value)
+            raw = part(value)
         elif number == 4:
-            floats.append(_part(value))
+            floats.append(part(value))
         elif number == 5 and len(numbers) < _LARGEST_TENSOR:
             numbers += _integers(value)
     return name, Tensor(dtype, _values(dtype, raw, numbers, floats))
@@ -269,51 +223,29 @@ def _values(
         if len(held) > _LARGEST_TENSOR:
             return None
         if len(held) % size:
-            raise _DamagedError("the size of a tensor is no multiple of that of its elements")
+            raise DamagedError("the size of a tensor is no multiple of that of its elements")
         return np.frombuffer(bytes(held), kind)
     if dtype == FLOAT16:  # as bit patterns
         return np.array([number & 0xFFFF for number in numbers], "<u2").view(kind)
     limits = np.iinfo(kind)
     if any(not limits.min <= number <= limits.max for number in numbers):
-        raise _DamagedError("a value is out of the range of its type")
+        raise DamagedError("a value is out of the range of its type")
     return np.array(numbers, kind)
 
 
 def _keep(graph: OnnxGraph, name: str, tensor: Tensor) -> None:
     if len(graph.tensors) >= _MOST_TENSORS:
-        raise _DamagedError(f"it has more than {_MOST_TENSORS} constants")
+        raise DamagedError(f"it has more than {_MOST_TENSORS} constants")
     graph.tensors[name] = tensor
 
 
 def _integers(value: int | memoryview) -> list[int]:
     """Of a repeated field, packed or not; no more than are kept."""
     if isinstance(value, int):
-        return [_signed(value)]
+        return [signed(value)]
     found: list[int] = []
     at = 0
     while at < len(value) and len(found) < _LARGEST_TENSOR:
-        number, at = _varint(value, at)
-        found.append(_signed(number))
+        number, at = varint(value, at)
+        found.append(signed(number))
     return found
-
-
-def _part(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise _DamagedError("a number stands where a message is expected")
-    return value
-
-
-def _signed(value: int | memoryview) -> int:
-    if not isinstance(value, int):
-        raise _DamagedError("a message stands where a number is expected")
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _text(value: int | memoryview) -> str:
-    part = _part(value)
-    if len(part) > _LONGEST_TEXT:
-        raise _DamagedError(f"a name has more than {_LONGEST_TEXT} bytes")
-    try:
-        return bytes(part).decode()
-    except UnicodeDecodeError:
-        raise _DamagedError("a name is not UTF-8") from None

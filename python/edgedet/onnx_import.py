@@ -1,9 +1,10 @@
-"""Wrapping a foreign ONNX detector into a bundle: what its graph says, checked by running it once."""
+"""Wrapping an ONNX detector into a bundle: what its graph and its metadata say, checked by running it once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Literal
 
@@ -13,6 +14,7 @@ from edgedet import _core
 from edgedet._core import InvalidInputError, ModelError
 from edgedet.bundle import InputSpec, LabelsBoxesScores, LogitsBoxes, write_bundle
 from edgedet.labels import Labels
+from edgedet.onnx_origin import read_origin
 
 Port = Dict[str, Any]
 
@@ -26,30 +28,32 @@ def import_model(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    labels: Labels,
+    labels: Labels | None = None,
     name: str | None = None,
     size: tuple[int, int] | None = None,
-    resize: Literal["stretch", "letterbox"] = "stretch",
-    filter: Literal["bilinear", "antialias"] = "bilinear",
-    channels: Literal["rgb", "bgr"] = "rgb",
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    pad_value: int = 114,
+    resize: Literal["stretch", "letterbox"] | None = None,
+    filter: Literal["bilinear", "antialias"] | None = None,
+    channels: Literal["rgb", "bgr"] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    pad_value: int | None = None,
     licence: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Makes a bundle of any DETR-style ONNX model.
 
-    Input size and output form are read from the graph. Before the bundle appears it is loaded and run on a grey image,
+    Input size and output form are read from the graph. What is not given is taken from the metadata of a file that came
+    out of a bundle, which becomes that bundle again. Before the bundle appears it is loaded and run on a grey image,
     where a backend is available, so that wrong shapes and NaN weights show now and not in production.
 
     Args:
         model: The ONNX file, weights inside.
         out: The bundle folder to make.
         labels: The classes, by label.
-        name: Of the model; the file's name without its ending if not given.
+        name: Of the model; without metadata, the file's name without its ending.
         size: (width, height) for a graph whose input size is dynamic; must agree with a fixed one.
-        resize: How images were prepared in training; this and the next five as in :class:`edgedet.bundle.InputSpec`.
+        resize: How images were prepared in training; this and the next five as in :class:`edgedet.bundle.InputSpec`,
+            whose defaults hold without metadata.
         filter: Of the resize.
         channels: Colour order of the network.
         mean: Per channel.
@@ -62,16 +66,38 @@ def import_model(
         ``out``.
 
     Raises:
-        ModelError: Not an ONNX model, of another form (the message lists what was found), or it does not run.
-        InvalidInputError: ``size`` or ``labels`` contradict the graph.
+        ModelError: Not an ONNX model, of another form (the message lists what was found), it does not run, its metadata
+            is damaged, or it is a quantised model.
+        InvalidInputError: ``size`` or ``labels`` contradict the graph, or there are no labels.
         BundleError: The bundle cannot be written.
     """
     path = Path(model)
     if not path.is_file():
         raise ModelError(f"{path}: expected an ONNX file, got nothing there; check the path")
+    said = read_origin(path)
     ports = _core.inspect_onnx(str(path))
     image, output = read_form(ports, path.name)
-    width, height = _input_size(image, size, path.name)
+    output = said.output(output)
+    told = said.input
+    width, height = _input_size(image, size or ((told.width, told.height) if told else None), path.name)
+    labels = labels or said.labels
+    if labels is None:
+        raise InvalidInputError(f"{path.name}: does not name its classes; give them, --labels coco80 or a file")
+    given: dict[str, Any] = {
+        "resize": resize,
+        "filter": filter,
+        "channels": channels,
+        "mean": mean,
+        "std": std,
+        "pad_value": pad_value,
+    }
+    spec = replace(
+        told or InputSpec(width, height),
+        name=image["name"],
+        width=width,
+        height=height,
+        **{key: value for key, value in given.items() if value is not None},
+    )
     if isinstance(output, LogitsBoxes):
         _check_classes(_port(ports["outputs"], output.logits), labels, path.name)
 
@@ -87,27 +113,17 @@ def import_model(
         if here:
             # The last one: those before it may build an engine for minutes, which one frame is not worth.
             detector = _core.Detector(str(folder), backend=here[-1], precision="fp32", threads=1)
-            detector.detect([np.full((height, width, 3), pad_value, np.uint8)], "rgb")
+            detector.detect([np.full((height, width, 3), spec.pad_value, np.uint8)], "rgb")
 
     return write_bundle(
         out,
         path,
-        name=name or path.stem,
-        input=InputSpec(
-            name=image["name"],
-            width=width,
-            height=height,
-            resize=resize,
-            filter=filter,
-            channels=channels,
-            mean=mean,
-            std=std,
-            pad_value=pad_value,
-        ),
+        name=name or said.name or path.stem,
+        input=spec,
         output=output,
         classes=labels.names,
         category_ids=labels.category_ids,
-        licence=licence,
+        licence={**said.licence, **(licence or {})},
         overwrite=overwrite,
         check=check,
     )

@@ -115,7 +115,7 @@ class Pipeline:
         raw, times = self.core.detect(arrays, format)
         return [self.detections(one) for one in raw], StageTimes(*times)
 
-    def detections(self, raw: _core.RawDetections) -> Detections:
+    def detections(self, raw: _core._RawDetections) -> Detections:
         """With the names of this bundle's classes."""
         boxes, scores, labels = raw
         return Detections(boxes, scores, labels, [self.info.classes[label] for label in labels.tolist()])

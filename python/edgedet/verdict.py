@@ -96,6 +96,16 @@ def read_verdict(
         return Verdict("unverified", f"not verified: report.json cannot be read; {_ADVICE} again")
 
 
+def read_report(bundle: str | os.PathLike[str], spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The report of a bundle, passed or refused, if it can be read and is about what is there now; else None."""
+    try:
+        report: dict[str, Any] = json.loads((Path(bundle) / "report.json").read_text(encoding="utf-8"))
+        backend = str(report["backend"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return report if read_verdict(bundle, spec, backend).state in ("passed", "refused") else None
+
+
 def _judge(report: Mapping[str, Any], spec: Mapping[str, Any], backend: str, device: str) -> Verdict:
     if report["backend"] != backend:
         return Verdict("unverified", f"not verified on {backend}; {_ADVICE}")

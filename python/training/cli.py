@@ -16,6 +16,7 @@ from edgedet.extras import needs_extra
 from training.config import TrainConfig
 from training.data_cli import add_data_commands
 from training.distil_cli import add_distil_commands
+from training.hub_cli import add_hub_commands
 from training.models_cli import add_models_command
 from training.study_cli import add_study_commands
 
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     recipes.set_defaults(command=_recipes)
     add_data_commands(commands)
     add_models_command(commands)
+    add_hub_commands(commands, _add_foreign)
     add_study_commands(commands)
     add_distil_commands(commands, add_train_options, given_options)
 

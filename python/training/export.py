@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from edgedet import ModelError
+from edgedet import ModelError, __version__
 from edgedet.bundle import InputSpec, LogitsBoxes, write_bundle
 from edgedet.files import write_atomically
 from training.models.deformable_attention import Sampling
@@ -192,7 +192,7 @@ def _tidied(content: bytes, shapes: Sequence[tuple[int, ...]]) -> bytes:
             dimension.dim_value = size
     graph.ClearField("value_info")
     graph.name = "edgedet"
-    model.producer_name, model.producer_version = "edgedet", ""
+    model.producer_name, model.producer_version = "edgedet", __version__
     return model.SerializeToString()  # type: ignore[no-any-return]
 
 

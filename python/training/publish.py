@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from edgedet import InvalidInputError
 from edgedet.bundle import InputSpec
+from edgedet.input_spec import read_input
 from edgedet.labels import COCO80
 from training.config import TrainConfig, read_config
 from training.data.dataset import Categories
@@ -20,6 +21,7 @@ from training.models.deimv2 import Variant
 from training.models.detector import Detector
 from training.recipes import device_of, input_spec
 from training.weights.load import Loaded, load
+from training.weights.processor import check_processor
 from training.weights.read import read_description
 
 Filter = Literal["bilinear", "antialias"]
@@ -55,7 +57,10 @@ def weights_file(path: Path) -> Path:
         return path
     file = path / "best.safetensors"
     if not file.is_file():
-        raise InvalidInputError(f"{path}: expected a run folder with best.safetensors, got none; train an epoch first")
+        raise InvalidInputError(
+            f"{path}: expected a run folder with best.safetensors, or a Hugging Face folder with model.safetensors, "
+            "got neither; train an epoch first"
+        )
     return file
 
 
@@ -75,16 +80,31 @@ def load_checkpoint(path: Path, foreign: Foreign | None = None) -> Checkpoint:
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"{file}: expected the description of a checkpoint, got {description}") from error
         spec = input_spec(config.input_size[0], model=config.name)
+        if "input" in description:
+            spec = _described_input(file, description["input"], config.input_size)
+        check_processor(file, spec)
     else:
         categories = _categories(loaded, foreign.categories)
         spec = published_input(config.name, config.input_size[0])
         spec = spec if foreign.filter is None else replace(spec, filter=foreign.filter)
+    if len(categories.ids) != len(categories.names) or not all(type(number) is int for number in categories.ids):
+        raise InvalidInputError(f"{file}: expected a number for each class as category_ids, got {categories.ids}")
     if len(categories.names) != config.decoder.num_classes:
         raise InvalidInputError(
             f"{file}: expected {config.decoder.num_classes} classes, as the weights have, got {len(categories.names)}; "
             "name the COCO json of the data they were trained on"
         )
     return Checkpoint(model=loaded.model.eval(), spec=spec, categories=categories, name=config.name)
+
+
+def _described_input(file: Path, said: object, size: tuple[int, int]) -> InputSpec:
+    try:
+        spec = read_input(said)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{file}: {error}") from None
+    if (spec.height, spec.width) != size:
+        raise InvalidInputError(f"{file}: expected images of {size[0]} x {size[1]}, got {spec.height} x {spec.width}")
+    return spec
 
 
 def published_input(name: str, size: int) -> InputSpec:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from edgedet import __version__
-from edgedet.cli import bench, build, doctor, evaluate, import_onnx, info, predict, serve, sweep
+from edgedet.cli import bench, build, doctor, evaluate, export, import_onnx, info, predict, pull, serve, sweep
 from edgedet.command import run_command
 
 
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edgedet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (import_onnx, predict, evaluate, build, bench, sweep, serve, info, doctor):
+    for module in (import_onnx, pull, export, predict, evaluate, build, bench, sweep, serve, info, doctor):
         module.add_parser(commands)
     return parser
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedet.bundle import UNSTATED, load_model_json
+from edgedet.bundle import load_model_json
 from edgedet.cli.common import pixel_size
 from edgedet.labels import read_labels
 from edgedet.onnx_import import import_model
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """Wrap a DETR-style ONNX model into a bundle. Input size and output form are read from the graph:
 raw logits and boxes, or labels, boxes and scores (the RT-DETR, D-FINE, DEIM lineage). How images
-were prepared in training is not in the graph, so say it below; the defaults are those of DEIMv2.
-The bundle is run once before it appears."""
+were prepared in training is not in the graph: a file that came out of a bundle says it, of others
+say it below; the defaults are those of DEIMv2. The bundle is run once before it appears."""
 
-_EPILOG = """example:
+_EPILOG = """examples:
   edgedet import deimv2_femto.onnx --labels coco80 --out femto
+  edgedet import femto/model.onnx --out again
   edgedet predict femto street.jpg --out drawn"""
 
 
@@ -36,9 +37,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL.onnx", type=Path, help="the model, weights inside the file")
     parser.add_argument(
         "--labels",
-        required=True,
         metavar="coco80|FILE",
-        help="class names: coco80, a text file with one name per line, or a COCO .json with categories",
+        help="class names: coco80, a text file with one name per line, or a COCO .json with categories; "
+        "needed unless the file says them",
     )
     parser.add_argument("--out", required=True, metavar="BUNDLE", type=Path, help="folder to make")
     parser.add_argument("--force", action="store_true", help="replace a bundle that exists")
@@ -46,13 +47,11 @@ def add_parser(commands: Commands) -> None:
     group = parser.add_argument_group("how images were prepared in training")
     group.add_argument(
         "--resize",
-        default="stretch",
         choices=["stretch", "letterbox"],
         help="stretch both sides to the input size (default), or keep the aspect ratio and pad",
     )
     group.add_argument(
         "--filter",
-        default="bilinear",
         choices=["bilinear", "antialias"],
         help="bilinear: as OpenCV shrinks (default); antialias: as Pillow and torchvision shrink",
     )
@@ -61,7 +60,6 @@ def add_parser(commands: Commands) -> None:
         "--colour",
         "--color",
         dest="channels",
-        default="rgb",
         choices=["rgb", "bgr"],
         help="colour order of the network (default: rgb)",
     )
@@ -70,39 +68,37 @@ def add_parser(commands: Commands) -> None:
             option,
             nargs=3,
             type=float,
-            default=(neutral, neutral, neutral),
             metavar=("C0", "C1", "C2"),
             help=f"per channel, of pixels in 0..1 (default: {neutral:g} {neutral:g} {neutral:g}; ImageNet: {imagenet})",
         )
-    group.add_argument(
-        "--pad-value", type=_grey, default=114, metavar="0..255", help="grey of letterbox borders (default: 114)"
-    )
+    group.add_argument("--pad-value", type=_grey, metavar="0..255", help="grey of letterbox borders (default: 114)")
     group.add_argument(
         "--size", type=pixel_size, metavar="WxH", help="input size, needed only where the graph leaves it open"
     )
 
     group = parser.add_argument_group("what the bundle says about itself")
-    group.add_argument("--name", help="name of the model (default: the file's name)")
-    group.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the weights")
-    group.add_argument("--data-licence", default=UNSTATED, metavar="TEXT", help="licence of the training data")
+    group.add_argument("--name", help="name of the model (default: what the file says, or its name)")
+    group.add_argument("--licence", metavar="TEXT", help="licence of the weights")
+    group.add_argument("--data-licence", metavar="TEXT", help="licence of the training data")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Imports, then says what was found and what to do next."""
+    licences = {"weights": arguments.licence, "data": arguments.data_licence}
     out = import_model(
         arguments.model,
         arguments.out,
-        labels=read_labels(arguments.labels),
+        labels=None if arguments.labels is None else read_labels(arguments.labels),
         name=arguments.name,
         size=arguments.size,
         resize=arguments.resize,
         filter=arguments.filter,
         channels=arguments.channels,
-        mean=tuple(arguments.mean),
-        std=tuple(arguments.std),
+        mean=None if arguments.mean is None else tuple(arguments.mean),
+        std=None if arguments.std is None else tuple(arguments.std),
         pad_value=arguments.pad_value,
-        licence={"weights": arguments.licence, "data": arguments.data_licence},
+        licence={key: text for key, text in licences.items() if text is not None},
         overwrite=arguments.force,
     )
     spec = load_model_json(out)

@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face folder against the configurations of the detectors here."""
+"""config.json of a Hugging Face folder and the configurations of the detectors here: compared, and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.models.hybrid_encoder import HybridEncoderConfig
 from training.models.resnet import ResNetConfig
 from training.models.rtdetr import RTDETRVariant
 from training.models.zoo import detector_config
-from training.weights.huggingface import Family
+from training.weights.huggingface import FAMILIES, Family
 
 # The models of each `model_type`. DEIM and RT-DETRv4 are no D-FINE there: its heads always have ReLU. Its DEIMv2 is
 # none of those here: it projects the encoder's output to select queries, and makes positions anew at every layer.
@@ -41,6 +41,31 @@ _FIXED: Mapping[str, Any] = {
     "top_prob_values": 4,
     "with_box_refine": True,
 }
+
+
+def written_configuration(ours: DetectorConfig) -> tuple[Family, dict[str, Any]] | None:
+    """The family whose networks compute what a detector here computes, and the arguments of its configuration.
+
+    None where Hugging Face has no such network. Its RT-DETR has no layers that only training uses.
+    """
+    family = next((name for name in FAMILIES if ours.name in _MODELS.get(name, ())), None)
+    encoder, decoder = ours.encoder, ours.decoder
+    if family is None or not isinstance(decoder, DecoderConfig) or not isinstance(encoder, HybridEncoderConfig):
+        return None
+    direct = decoder.refinement == "direct"
+    if direct and decoder.deployed_layers != decoder.num_layers:
+        return None
+    fields = {
+        **_fields(ours),
+        "backbone_config": {**_backbone_fields(ours), **_backbone_shape(ours.backbone)},
+        "decoder_in_channels": [decoder.map_channels] * len(decoder.strides),
+        "decoder_n_points": decoder.points[0] if direct else decoder.points,
+        "freeze_backbone_batch_norms": False,
+        "num_labels": decoder.num_classes,
+    }
+    if encoder.fusion != "csp":
+        fields["depth_mult"] = encoder.blocks / 3
+    return family, {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def check_configuration(ours: DetectorConfig, config: Mapping[str, Any], folder: Path) -> None:
@@ -162,6 +187,19 @@ def _backbone_fields(ours: DetectorConfig) -> dict[str, Any]:
         "stem_channels": backbone.stem,
         "use_learnable_affine_block": backbone.use_lab,
     }
+
+
+def _backbone_shape(backbone: ResNetConfig | HGNetV2Config) -> dict[str, Any]:
+    """What is written of a backbone beyond what is compared."""
+    shape: dict[str, Any] = {"out_indices": [stage + 1 for stage in backbone.return_stages]}
+    if isinstance(backbone, HGNetV2Config):
+        count = len(backbone.stages)
+        shape |= {
+            "depths": [1] * count,
+            "hidden_sizes": [stage.out_channels for stage in backbone.stages],
+            "stage_downsample_strides": [2] * count,
+        }
+    return shape
 
 
 def _plain(value: Any) -> Any:

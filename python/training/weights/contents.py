@@ -12,9 +12,14 @@ from torch import Tensor
 
 from edgedet import InvalidInputError
 from edgedet.labels import COCO80
+from training.models.zoo import MODELS
 from training.weights.huggingface import FAMILIES, Family, class_names, map_names
 from training.weights.names import backbone_names, official_names
 from training.weights.read import Stored, read_weights
+
+# Of config.json in folders of the hub's layout: `model_type` of networks that transformers does not have, and the entry
+# that says what no entry of theirs does.
+HUB_FORMAT, HUB_KEY, HUB_VERSION = "edgedet", "edgedet", 1
 
 # Tensors whose first axis counts classes, and the head among them that every detector has.
 CLASS_TENSORS = re.compile(r"^decoder\.((enc|dec)_score_head\.|denoising_class_embed\.|class_head\.)")
@@ -26,7 +31,7 @@ class Contents:
     """The tensors of a file by our names; several by one name where the file repeats tied ones.
 
     origin: what wrote it, for people. dropped: tensors left out because only training needs them. classes: their names
-    by label, or None if unknown. description: of our own files. family, config: of a Hugging Face folder.
+    by label, or None if unknown. description: of our own files and folders. family, config: of a Hugging Face folder.
     """
 
     path: Path
@@ -71,6 +76,11 @@ def read_contents(path: Path) -> Contents:
 
 
 def _hugging_face(stored: Stored, config: Mapping[str, Any]) -> Contents:
+    classes = class_names(stored.path, config)
+    description = _hub_description(stored.path, config, classes)
+    if config.get("model_type") == HUB_FORMAT and description is not None:
+        tensors = {name: (tensor,) for name, tensor in stored.tensors.items()}
+        return Contents(stored.path, tensors, "edgedet", classes=classes, description=description)
     family = next((name for name in FAMILIES if config.get("model_type") == name), None)
     if family is None:
         raise InvalidInputError(
@@ -82,10 +92,29 @@ def _hugging_face(stored: Stored, config: Mapping[str, Any]) -> Contents:
         stored.path,
         tensors,
         f"Hugging Face {family}",
-        classes=class_names(stored.path, config),
+        classes=classes,
+        description=description,
         family=family,
         config=config,
     )
+
+
+def _hub_description(folder: Path, config: Mapping[str, Any], classes: tuple[str, ...] | None) -> dict[str, Any] | None:
+    """What our entry of config.json says, with the class names; None where there is none."""
+    said = config.get(HUB_KEY)
+    if said is None:
+        return None
+    if not isinstance(said, dict) or said.get("version") != HUB_VERSION or classes is None:
+        raise InvalidInputError(
+            f"{folder}: expected {HUB_KEY} of version {HUB_VERSION} and id2label in config.json, got something else; "
+            "push it again"
+        )
+    if said.get("model") not in MODELS:
+        raise InvalidInputError(
+            f"{folder}: expected weights of a known model, got {str(said.get('model'))[:40]}; install the edgedet that "
+            "pushed them"
+        )
+    return {**said, "classes": list(classes)}
 
 
 def _of(source: str) -> str:

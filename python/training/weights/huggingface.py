@@ -7,7 +7,7 @@ differ since transformers 5.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -107,15 +107,13 @@ def map_names(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     mapped: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
-        ours = rename(name, _RULES[family])
-        for pattern, order, target in _MERGED:
-            if match := pattern.match(ours):
-                parts.setdefault(match.expand(target), dict.fromkeys(order, torch.empty(0)))[match[2]] = tensor
-                break
-        else:
-            if ours in mapped and not torch.equal(mapped[ours], tensor):
-                raise ModelError(f"expected one value for {ours}, got two that differ; the folder is damaged")
-            mapped[ours] = tensor
+        ours, order, part = _place(name, family)
+        if part:
+            parts.setdefault(ours, dict.fromkeys(order, torch.empty(0)))[part] = tensor
+            continue
+        if ours in mapped and not torch.equal(mapped[ours], tensor):
+            raise ModelError(f"expected one value for {ours}, got two that differ; the folder is damaged")
+        mapped[ours] = tensor
     for name, merged in parts.items():
         absent = [part for part, tensor in merged.items() if tensor.numel() == 0]
         if absent:
@@ -124,6 +122,28 @@ def map_names(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
             )
         mapped[name] = torch.cat(list(merged.values()))
     return mapped
+
+
+def their_state(names: Iterable[str], tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """The way back: tensors by our names as a Hugging Face state of the given names.
+
+    Raises KeyError for a name that stands for no tensor of ours.
+    """
+    state = {}
+    for name in names:
+        ours, order, part = _place(name, family)
+        tensor = tensors[ours]
+        state[name] = tensor.chunk(len(order))[order.index(part)] if part else tensor
+    return state
+
+
+def _place(name: str, family: Family) -> tuple[str, tuple[str, ...], str]:
+    """Our name of a tensor of theirs; where it is part of one: the parts in order, and which it is."""
+    ours = rename(name, _RULES[family])
+    for pattern, order, target in _MERGED:
+        if match := pattern.match(ours):
+            return match.expand(target), tuple(order), match[2]
+    return ours, (), ""
 
 
 def class_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...] | None:

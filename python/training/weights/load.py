@@ -21,6 +21,8 @@ from training.weights.contents import CLASS_TENSORS, Contents, read_contents
 from training.weights.fit import SIZE_TENSORS, checked, fit, tensors_of
 from training.weights.identify import candidates
 
+_LARGEST = 4096  # side of an input; a network keeps anchors for each of its cells
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -94,7 +96,9 @@ def load(model: Detector | str | None, path: Path) -> Loaded:
                 "start a training from it instead"
             )
         size = (contents.description or {}).get("size")
-        input_size = None if size is None else (int(size), int(size))
+        if size is not None and not (type(size) is int and 0 < size <= _LARGEST):
+            raise InvalidInputError(f"{path}: expected an input size of 1 to {_LARGEST}, got {str(size)[:40]}")
+        input_size = None if size is None else (size, size)
         model = build(detector_config(name, num_classes=contents.num_classes, input_size=input_size))
     return Loaded(model, _fit(model, contents), contents.classes, contents.description)
 
