@@ -15,20 +15,19 @@ from edgedet.cli.common import (
     make_folder,
     objects_json,
     open_detector,
-    output_file,
     print_running,
-    print_table,
-    write_json,
 )
 from edgedet.draw import draw_detections
 from edgedet.images import find_images
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.table import print_table
 from edgedet.video.kind import is_video
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,6 +38,12 @@ def add_parser(commands: Commands) -> None:
         description="Detect objects in images and print them, best first; or in a video, a camera or a stream.",
         epilog="Images that cannot be read are named and left out, videos end where they are damaged; the exit status "
         "is then 2. Ctrl-C ends a video properly, with 130. See docs/video.md.",
+        examples=(
+            "edgedet predict femto street.jpg --out drawn",
+            "edgedet predict femto photos/ --score 0.5 --json found.json",
+            "edgedet predict femto street.jpg --json | jq '.[0].detections[].name'",
+            "edgedet predict femto rtsp://camera/stream --track --out seen.mp4",
+        ),
     )
     add_bundle(parser)
     parser.add_argument(
@@ -53,9 +58,7 @@ def add_parser(commands: Commands) -> None:
         type=Path,
         help="write images with boxes drawn into this folder, or a video as PATH.mp4",
     )
-    parser.add_argument(
-        "--json", metavar="FILE", type=output_file, help="write the detections as JSON; of a video, a line per frame"
-    )
+    add_json(parser, "the detections (of a video, a line per frame)")
     parser.add_argument(
         "--score", type=_score, default=0.3, metavar="S", help="leave detections below this score out (default: 0.3)"
     )
@@ -99,7 +102,7 @@ def _run_images(arguments: argparse.Namespace) -> int:
             draw_detections(image, found).save(target, quality=92)
             print(f"  drawn: {target}")
     if arguments.json is not None:
-        write_json(arguments.json, document)
+        arguments.json.write(document)
     return 2 if failed else 0
 
 
