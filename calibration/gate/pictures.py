@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from calibration.matching import CONFIDENT, pair
 from edgedet import Detections, read_image
 from edgedet.draw import draw_detections
+from edgedet.matching import CONFIDENT, pair
 
 #: Images that report.html shows.
 SHOWN: Final = 6

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgedet.command import ERROR, EXIT_CODES, run_command
+from edgedet.extras import needs_extra
 from edgedet.suggest import did_you_mean
 from edgedet.terminal.json_output import only_json
 
@@ -77,14 +79,13 @@ def commands_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Parser]]
                 yield from ((f"{name} {rest}", leaf) for rest, leaf in inner) if inner else ((name, below),)
 
 
-def run_program(
-    parser: Parser, argv: Sequence[str] | None, around: Callable[[Callable[[], int]], int] = lambda run: run()
-) -> int:
-    """Reads the command line and runs what it says, see ``run_command``. around: what every command runs within."""
+def run_program(parser: Parser, argv: Sequence[str] | None, *, extra: str | None = None) -> int:
+    """Reads the command line and runs what it says, see ``run_command``. extra: brings what the program needs."""
     arguments = parser.parse_args(argv)
 
     def command() -> int:
-        with only_json(arguments):
-            return around(lambda: arguments.run(arguments))
+        with only_json(arguments), nullcontext() if extra is None else needs_extra(extra):
+            code: int = arguments.run(arguments)
+        return code
 
     return run_command(command)

@@ -15,7 +15,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def rich_console(stream: TextIO) -> Console | None:
-    """rich on a terminal; None on anything else, or where rich is not installed. It respects ``NO_COLOR``."""
+    """Rich on a terminal; None on anything else, or where rich is not installed. It respects ``NO_COLOR``."""
     if not is_terminal(stream):
         return None
     try:
