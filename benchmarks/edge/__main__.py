@@ -22,6 +22,7 @@ from benchmarks.edge.measure import installed_sizes, machine, native_start, pyth
 from benchmarks.edge.report import render
 from edgedet import InvalidInputError
 from edgedet.command import run_command
+from edgedet.terminal.progress import progress
 
 
 def main() -> int:

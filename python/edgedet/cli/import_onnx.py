@@ -23,8 +23,8 @@ def add_parser(commands: Commands) -> None:
         help="wrap an ONNX model into a bundle",
         description="Wrap a DETR-style ONNX model into a bundle. Input size and output form are read from the graph: "
         "raw logits and boxes, or labels, boxes and scores (the RT-DETR, D-FINE, DEIM lineage). How images were "
-        "prepared in training is not in the graph, so say it below; the defaults are those of DEIMv2. The bundle is run "
-        "once before it appears.",
+        "prepared in training is not in the graph, so say it below; the defaults are those of DEIMv2. The bundle is "
+        "run once before it appears.",
         examples=(
             "edgedet import deimv2_femto.onnx --labels coco80 --out femto",
             "edgedet import rtdetr.onnx --labels names.txt --filter antialias --size 640x640 --out rtdetr",

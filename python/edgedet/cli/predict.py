@@ -12,6 +12,7 @@ from edgedet.cli import predict_video
 from edgedet.cli.common import (
     add_bundle,
     add_detector_options,
+    fraction,
     make_folder,
     objects_json,
     open_detector,
@@ -60,7 +61,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_json(parser, "the detections (of a video, a line per frame)")
     parser.add_argument(
-        "--score", type=_score, default=0.3, metavar="S", help="leave detections below this score out (default: 0.3)"
+        "--score", type=fraction, default=0.3, metavar="S", help="leave detections below this score out (default: 0.3)"
     )
     add_detector_options(parser)
     predict_video.add_options(parser)
@@ -137,13 +138,3 @@ def _free_name(stem: str, taken: set[str]) -> str:
         name = f"{stem}_{count}.jpg"
     taken.add(name)
     return name
-
-
-def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
