@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
         examples=(
             "python -m calibration search bundle --images dev/images --annotations dev/instances.json",
             "python -m calibration search bundle --images dev/images --annotations dev/instances.json "
-            "--max-drop 0.01 --budget-minutes 20",
+            "--budget-minutes 20",
         ),
     )
     add_bundle(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgedet import __version__
-from edgedet.cli import bench, build, compare, doctor, evaluate, import_onnx, info, predict, serve, sweep
+from edgedet.cli import bench, build, compare, completion, doctor, evaluate, import_onnx, info, predict, serve, sweep
 from edgedet.terminal.parser import Parser, program, run_program
 
 
@@ -14,7 +14,7 @@ def build_parser() -> Parser:
     parser = program("edgedet", "Small object detectors, proven on the device they run on.")
     parser.add_argument("--version", action="version", version=f"edgedet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (import_onnx, predict, evaluate, compare, build, bench, sweep, serve, info, doctor):
+    for module in (import_onnx, predict, evaluate, compare, build, bench, sweep, serve, info, doctor, completion):
         module.add_parser(commands)
     return parser
 

@@ -44,7 +44,10 @@ def contact_sheet(found: Comparison, worst: Sequence[ComparedImage]) -> bytes:
     heading = [f"{name}: {side['name']}, {side['backend']} {side['precision']} ({side['bundle']})"
                for name, side in zip("AB", found.facts)]  # fmt: skip
     pairs = [draw_sides(image) for image in worst]
-    captions = [[image.path.name, *_wrapped(differences(image), across, font.getlength)] for image in worst]
+    captions = [
+        [f"{number}  {image.path.name}", *_wrapped(differences(image), across, font.getlength)]
+        for number, image in enumerate(worst, start=1)
+    ]
     tall = [
         max(picture.height for picture in pair) + _LINE * len(lines) + 2 * _GAP for pair, lines in zip(pairs, captions)
     ]
@@ -63,8 +66,9 @@ def contact_sheet(found: Comparison, worst: Sequence[ComparedImage]) -> bytes:
                 ink = _FAINT if number else _INK
                 pen.text((left, y + number * _LINE), line, font=font, fill=ink)
             below = y + _LINE * len(captions[place])
-            for side, picture in enumerate(pairs[place]):
-                sheet.paste(picture, (left + side * (_WIDTH + _GAP), below))
+            first, second = pairs[place]
+            sheet.paste(first, (left, below))
+            sheet.paste(second, (left + first.width + _GAP, below))
             y += tall[place]
     return _encoded(sheet, "PNG")
 
