@@ -44,7 +44,7 @@ def add_distil_commands(commands: Commands, add_options: Options, given: Given) 
 
     weigh = commands.add_parser(
         "calibrate-lambda",
-        help="weights with which methods are compared fairly",
+        help="find weights with which methods are compared fairly",
         description="Measure each --distil method on batches from the whole schedule, and print it with the weight "
         "at which it is --ratio of the detection loss: the ratio of the medians.",
         examples=(
@@ -61,7 +61,7 @@ def add_distil_commands(commands: Commands, add_options: Options, given: Given) 
 
     look = commands.add_parser(
         "visualise",
-        help="pictures of what student and teacher see",
+        help="draw what student and teacher see",
         description="Draw detections, encoder maps and attention of a student and its teachers side by side.",
         examples=("python -m training visualise runs/small street.jpg --teacher runs/big --out pictures",),
     )

@@ -48,7 +48,7 @@ def add_study_commands(commands: Commands) -> None:
 
     aggregate = commands.add_parser(
         "aggregate",
-        help="table and plot of a comparison",
+        help="sum a comparison up in a table and a plot",
         description="Sum up a study, finished or not: means over seeds, differences to the baseline of the same seed "
         "with 95 % intervals, cost. Also writes OUT/results.json.",
         examples=("python -m training aggregate studies/first",),

@@ -158,9 +158,6 @@ def compare(
     taken = take_turns(
         detectors, frames, turns=options.turns, progress=lambda done, total: progress("time", done, total)
     )
-    accuracy, not_judged = None, ()
-    if judged is not None:
-        accuracy, not_judged = _accuracy(compared, judged), judged.left_out
     return Comparison(
         sides=sides,
         facts=(facts(sides[0], detectors[0]), facts(sides[1], detectors[1])),
@@ -168,8 +165,8 @@ def compare(
         images=compared,
         agreement=summarise([image.agreement for image in compared], score=options.score),
         milliseconds=taken,
-        accuracy=accuracy,
-        not_judged=not_judged,
+        accuracy=None if judged is None else _accuracy(compared, judged),
+        not_judged=() if judged is None else judged.left_out,
         unreadable=tuple(unreadable),
     )
 
@@ -216,4 +213,5 @@ def _listed(dataset: coco_eval.CocoDataset, folder: Path, limit: int) -> list[Pa
 
 
 def _pixels(image: NDArray[np.uint8]) -> int:
-    return image.shape[0] * image.shape[1]
+    height, width = image.shape[:2]
+    return height * width

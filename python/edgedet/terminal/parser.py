@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["Parser"]
 
 
+class _ProgramHelp(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for the longest command: argparse forgets that commands are indented, and breaks the line."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            longest = max(map(len, action.choices)) + self._current_indent + 2
+            self._action_max_length = max(self._action_max_length, longest)
+
+
 class Parser(argparse.ArgumentParser):
     """With examples at the end of --help, and errors of one line that name what was probably meant.
 
@@ -66,7 +76,7 @@ def program(prog: str, description: str, *, more: str = "") -> Parser:
         prog=prog,
         description=description,
         epilog=f"{more}{prog} COMMAND --help explains a command, with examples.\n\nexit codes:\n{codes}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_ProgramHelp,
     )
 
 
