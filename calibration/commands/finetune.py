@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calibration.collect import CollectOptions
 from calibration.commands.quantize import add_quantize_options, made_json, quantize_options
 from edgedet import command
-from edgedet.cli.common import positive_number, whole_number
+from edgedet.cli.common import whole_number
 from edgedet.extras import needs_extra
 from edgedet.terminal.json_output import add_json
 from edgedet.terminal.progress import progress
@@ -30,13 +30,11 @@ def add_parser(commands: Commands) -> None:
         ),
     )
     add_quantize_options(parser)
-    parser.add_argument(
-        "--epochs", type=positive_number, default=10, metavar="N", help="passes over the images (default: 10)"
-    )
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the images (default: 10)")
     parser.add_argument(
         "--lr", type=float, default=1e-4, metavar="R", help="largest step, as a share of the weights (default: 1e-4)"
     )
-    parser.add_argument("--batch", type=positive_number, default=4, metavar="N", help="images per step (default: 4)")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per step (default: 4)")
     parser.add_argument(
         "--seed", type=whole_number, default=0, metavar="N", help="of the order and the flips (default: 0)"
     )

@@ -13,7 +13,7 @@ from calibration.placement import PlacementOptions
 from calibration.quantize import BACKENDS, Quantized, QuantizeOptions, quantize
 from calibration.search.journal import read_choice
 from edgedet import command
-from edgedet.cli.common import add_bundle, positive_number, whole_number
+from edgedet.cli.common import add_bundle, whole_number
 from edgedet.terminal.json_output import add_json
 from edgedet.terminal.progress import progress
 
@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
         ),
     )
     add_quantize_options(parser)
-    parser.add_argument("--batch", type=positive_number, default=4, metavar="N", help="images per run (default: 4)")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per run (default: 4)")
     add_json(parser, "what was made")
     parser.set_defaults(run=run)
 
@@ -66,9 +66,7 @@ def add_quantize_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="search.json of a search: build its answer again, whatever else is said",
     )
-    parser.add_argument(
-        "--memory-mb", type=positive_number, default=512, metavar="N", help="MB of tensors held (default: 512)"
-    )
+    parser.add_argument("--memory-mb", type=int, default=512, metavar="N", help="MB of tensors held (default: 512)")
     parser.add_argument("--threads", type=whole_number, default=0, metavar="N", help="CPU threads (default: all)")
 
 

@@ -12,7 +12,7 @@ from calibration.quantize import record_sample
 from calibration.sampling import STRATEGIES, draw, evaluation_images
 from edgedet import command
 from edgedet.bundle import load_model_json
-from edgedet.cli.common import add_bundle, positive_number, whole_number
+from edgedet.cli.common import add_bundle, whole_number
 from edgedet.terminal.json_output import add_json
 from edgedet.terminal.progress import progress
 
@@ -41,7 +41,7 @@ def add_parser(commands: Commands) -> None:
         metavar="FILE",
         help="COCO file; choose among its images only, and balance the objects in them",
     )
-    parser.add_argument("--count", type=positive_number, default=100, metavar="N", help="images wanted (default: 100)")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="images wanted (default: 100)")
     parser.add_argument("--seed", type=whole_number, default=0, metavar="N", help="of the choice (default: 0)")
     parser.add_argument(
         "--strategy",

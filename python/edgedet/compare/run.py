@@ -213,5 +213,4 @@ def _listed(dataset: coco_eval.CocoDataset, folder: Path, limit: int) -> list[Pa
 
 
 def _pixels(image: NDArray[np.uint8]) -> int:
-    height, width = image.shape[:2]
-    return height * width
+    return int(image.shape[0]) * int(image.shape[1])

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from edgedet import InvalidInputError
 from edgedet.files import write_atomically
@@ -114,8 +114,8 @@ def _cannot(file: Path, error: OSError) -> InvalidInputError:
     return InvalidInputError(f"{file}: cannot be written ({error.strerror}); choose another file")
 
 
-class _Silence(io.TextIOBase):
+class _Silence(io.StringIO):
     """Takes text and keeps none."""
 
-    def write(self, text: str, /) -> Any:
+    def write(self, text: str, /) -> int:
         return len(text)
