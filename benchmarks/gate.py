@@ -30,13 +30,13 @@ from calibration.gate.evidence import EngineRun, Evidence, gather
 from calibration.gate.options import VerifyOptions
 from calibration.gate.report import build_report
 from calibration.inputs import network_feed, network_input
-from calibration.matching import confusions, drift
 from calibration.verify import evaluation_images
 from edgedet import read_image
 from edgedet.bundle import add_json, add_model, load_model_json
 from edgedet.coco_compare import Accuracy, compare, match_run
 from edgedet.coco_eval import CocoDataset, load_annotations, match_categories
 from edgedet.coco_subsets import SubsetAP
+from edgedet.matching import confusions, drift
 from edgedet.verdict import read_verdict
 
 RESULTS = Path(__file__).parent / "results"

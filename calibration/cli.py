@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from calibration.commands import finetune, fuse, half, quantize, sample, search, verify
-from edgedet.command import run_command
+from edgedet.terminal.parser import Parser, program, run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done or passed, 1 the INT8 model was refused, otherwise as `run_command`.
+        0 done or passed, 1 the model was refused, otherwise as `run_command`.
     """
-    options = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = options.run
-    return run_command(lambda: run(options))
+    return run_program(build_parser(), arguments, extra="calibrate")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m calibration", description="Make an INT8 model of a bundle, and prove or refuse it."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def build_parser() -> Parser:
+    """The whole command line."""
+    parser = program("python -m calibration", "Make an INT8 model of a bundle, and prove or refuse it.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (sample, half, fuse, quantize, finetune, search, verify):
         command.add_parser(commands)
     return parser

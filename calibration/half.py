@@ -15,12 +15,12 @@ from calibration.collect import Batch, CollectOptions, collect, session
 from calibration.emulate import emulate
 from calibration.graph import Graph, constants_to_initializers
 from calibration.islands import islands, settle
-from calibration.matching import CONFIDENT, Drift, drift
 from calibration.norms import fuse_layer_norms
 from calibration.outputs import decode_outputs, output_names
 from calibration.placement import weight_slot
 from calibration.typed import HALF_QDQ_OPSET, element_types, opset_of, write_typed
 from edgedet import Detections, InvalidInputError, ModelError
+from edgedet.matching import CONFIDENT, Drift, drift
 
 # Parts of the graph that are tried one by one where the rules do not suffice.
 _PARTS = 16

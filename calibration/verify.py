@@ -13,12 +13,12 @@ from calibration.gate.options import VerifyOptions
 from calibration.gate.page import render_page
 from calibration.gate.pictures import picture, worst_images
 from calibration.gate.report import build_report, summary
-from calibration.matching import confusions, drift
 from calibration.sampling import read_record, read_sample, sha256
 from edgedet import InvalidInputError
 from edgedet.bundle import add_file, add_json, load_model_json, set_best
 from edgedet.coco_compare import compare, match_run
 from edgedet.coco_eval import CocoDataset, CocoImage, load_annotations, match_categories
+from edgedet.matching import confusions, drift
 from edgedet.verdict import CANDIDATES, Candidate, Verdict, model_file, read_verdict
 
 __all__ = ["VerifyOptions", "check_report", "evaluation_images", "summary", "verify"]

@@ -16,12 +16,12 @@ from PIL import Image
 
 from calibration.cli import main
 from calibration.execution import kernel_share
-from calibration.matching import drift, pairwise_iou
 from calibration.sampling import read_sample
 from calibration.verify import VerifyOptions, check_report, summary, verify
 from edgedet import Detections, Detector, InvalidInputError, backends
 from edgedet.bundle import Precision, add_model, load_model_json, name_model
 from edgedet.labels import COCO80
+from edgedet.matching import drift, pairwise_iou
 from edgedet.onnx_import import import_model
 from edgedet.verdict import Candidate
 

@@ -20,7 +20,10 @@ import edgedet
 from edgedet.bundle import load_model_json
 from edgedet.cli import build_parser, main
 
-COMMANDS = ("import", "pull", "export", "predict", "eval", "build", "bench", "sweep", "serve", "info", "doctor")
+COMMANDS = (
+    "import", "pull", "export", "predict", "eval", "compare", "build", "bench", "sweep", "serve", "info", "doctor",
+    "completion",
+)  # fmt: skip
 Output = tuple[int, str, str]
 
 

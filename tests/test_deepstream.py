@@ -233,7 +233,7 @@ def test_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         classes=tiny_onnx.CLASSES,
     )
     out = tmp_path / "out"
-    assert main(["export", "deepstream", str(folder), "--out", str(out), "--threshold", "0.25"]) == 0
+    assert main(["export", "deepstream", str(folder), "--out", str(out), "--score", "0.25"]) == 0
     said = capsys.readouterr().out
     assert "without antialiasing" in said
     assert "borders are black, not of grey level 114" in said

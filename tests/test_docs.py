@@ -284,7 +284,9 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_options_in_prose_exist() -> None:
     known = (
-        options(edgedet.cli.build_parser()) | options(training.cli.build_parser()) | options(calibration.cli._parser())
+        options(edgedet.cli.build_parser())
+        | options(training.cli.build_parser())
+        | options(calibration.cli.build_parser())
     )
     known |= set(re.findall(r"--[a-z-]+", bench_help())) | FOREIGN
     for page in PAGES:

@@ -30,7 +30,6 @@ def run_without(package: str, module: str, *arguments: str, folder: Path) -> sub
         ("torch", "training", ("train", "data", "--out", "run"), "pip install 'edgedet[train]'"),
         ("torch", "training", ("eval", "run"), "pip install 'edgedet[train]'"),
         ("safetensors", "training", ("export", "run", "--out", "bundle"), "pip install 'edgedet[train]'"),
-        ("rich", "calibration", ("quantize", "bundle"), "pip install 'edgedet[calibrate]'"),
         ("onnx", "calibration", ("quantize", "bundle"), "pip install 'edgedet[calibrate]'"),
         ("fastapi", "edgedet", ("serve", "bundle"), "pip install 'edgedet[serve]'"),
         ("uvicorn", "edgedet", ("serve", "bundle"), "pip install 'edgedet[serve]'"),

@@ -22,10 +22,10 @@ from calibration.gate.options import VerifyOptions
 from calibration.gate.page import render_page
 from calibration.gate.pictures import picture, worst_images
 from calibration.gate.report import build_report
-from calibration.matching import confusions, drift, pair
 from edgedet import Detections, InvalidInputError
 from edgedet.coco_compare import GROUPS, Accuracy, ClassDrop, allowed_drop, compare, match_run
 from edgedet.coco_eval import evaluate, load_annotations
+from edgedet.matching import confusions, drift, pair
 
 NAMES = ["cat", "dog", "bird"]
 

@@ -29,6 +29,10 @@ def test_nothing_heavy_is_loaded() -> None:
     assert not loaded_after("import edgedet") & set(HEAVY)
 
 
+def test_the_command_line_loads_what_a_command_needs_only_when_it_runs() -> None:
+    assert not loaded_after("import edgedet.cli") & ({*HEAVY, "rich", "shtab"} - {"argparse"})
+
+
 def test_reading_an_image_loads_pillow_and_nothing_else() -> None:
     code = "import edgedet\ntry:\n    edgedet.read_image(b'')\nexcept edgedet.ImageError: pass"
     assert loaded_after(code) & (set(HEAVY) - {"argparse"}) == {"PIL"}

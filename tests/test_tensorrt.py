@@ -26,10 +26,10 @@ from benchmarks.tensorrt.reference import onnxruntime_detector
 from benchmarks.tensorrt.runtime import plan_bytes, raw_outputs
 from benchmarks.tensorrt.stress import same
 from calibration.inputs import network_input
-from calibration.matching import drift
 from edgedet import Detector, _core
 from edgedet.bundle import InputSpec, LogitsBoxes, add_model, load_model_json, write_bundle
 from edgedet.labels import COCO80
+from edgedet.matching import drift
 
 ROOT = Path(__file__).resolve().parent.parent
 AVAILABLE = next(entry for entry in _core.backends() if entry["name"] == "tensorrt")["available"]

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.edge.measure import installed_sizes, machine, native_start, python_start
 from benchmarks.edge.report import render
 from edgedet import InvalidInputError
-from edgedet.cli.common import progress_bar
 from edgedet.command import run_command
+from edgedet.terminal.progress import progress
 
 
 def main() -> int:
@@ -63,11 +63,12 @@ def measure(bundle: Path, *, backend: str, runs: int) -> dict[str, Any]:
         }
         first = {name: start() for name, start in kinds.items()}  # fills the page cache, and what is kept
         taken: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
-        names, show = list(kinds), progress_bar("start-up")
-        for turn in range(runs):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                taken[name].append(kinds[name]())
-            show(turn + 1, runs)
+        names = list(kinds)
+        with progress() as tell:
+            for turn in range(runs):
+                for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                    taken[name].append(kinds[name]())
+                tell("start-up", turn + 1, runs)
         kept = sum(file.stat().st_size for file in warm.iterdir())
     start_up = {
         name: {

@@ -13,8 +13,8 @@ from benchmarks.tensorrt.models import Engine
 from benchmarks.tensorrt.record import NotMeasured, Row, Step
 from benchmarks.tensorrt.reference import load_reference, run_dataset
 from benchmarks.tensorrt.runtime import Scene, cache_of, open_detector
-from calibration.matching import drift
 from edgedet.coco_eval import load_annotations
+from edgedet.matching import drift
 
 _VERIFY_SECONDS = 120.0
 _LINES_KEPT = 12

@@ -18,9 +18,9 @@ from benchmarks.tensorrt.reference import decoded
 from benchmarks.tensorrt.runtime import Scene, network_times, open_detector, photos, plan_file
 from benchmarks.tensorrt.speed import in_turns, wall
 from calibration.inputs import float_model, network_feed, network_input
-from calibration.matching import drift
 from edgedet import Detections
 from edgedet.bundle import load_model_json
+from edgedet.matching import drift
 
 Frame = NDArray[np.uint8]
 Detect = Callable[[Frame], Any]

@@ -15,8 +15,8 @@ from benchmarks.tensorrt.record import NotMeasured, Row, Step
 from benchmarks.tensorrt.runtime import Scene, fused_bundle, open_detector, photos
 from benchmarks.tensorrt.speed import HEIGHT, WIDTH, in_turns, wall
 from benchmarks.tensorrt.stress import same
-from calibration.matching import drift
 from edgedet.cli.bench import synthetic_frame
+from edgedet.matching import drift
 
 GATHER, FUSED = "gather", "fused"
 

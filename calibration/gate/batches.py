@@ -15,10 +15,10 @@ from PIL import Image
 from calibration.collect import session
 from calibration.emulate import emulate
 from calibration.inputs import network_feed, network_input
-from calibration.matching import CONFIDENT, drift
 from calibration.outputs import decode_outputs, output_names
 from calibration.typed import HALF, element_types
 from edgedet import Detections, Detector, Error
+from edgedet.matching import CONFIDENT, drift
 
 #: Images per call that are compared with one at a time.
 SIZES: Final = (1, 2, 8)

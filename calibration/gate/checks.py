@@ -17,8 +17,8 @@ import numpy as np
 from calibration.gate.binding import Binding
 from calibration.gate.evidence import Evidence
 from calibration.gate.options import VerifyOptions
-from calibration.matching import Confusion, Drift
 from edgedet.coco_compare import Accuracy, ClassDrop, allowed_drop
+from edgedet.matching import Confusion, Drift
 
 # A class is lost if it had enough objects to tell and loses most of a real AP, far beyond its own noise.
 _CLASS_OBJECTS: Final = 10

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from calibration.execution import int8_norms, kernel_share, kernel_time
 from calibration.gate.batches import SIZES, BatchCheck, engine_batches, float_reference, graph_batches
 from calibration.inputs import network_feed, network_input
-from calibration.matching import CONFIDENT
 from edgedet import Detections, Detector, backends, read_image
 from edgedet.known_bad.check import gpu_capability, installed_version, known_bad
+from edgedet.matching import CONFIDENT
 from edgedet.onnx_graph import read_graph
 from edgedet.verdict import Candidate, model_file
 

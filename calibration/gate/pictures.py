@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from calibration.matching import CONFIDENT, pair
 from edgedet import Detections, read_image
-from edgedet.draw import draw_detections
+from edgedet.draw import draw_detections, fit
+from edgedet.matching import CONFIDENT, pair
 
 #: Images that report.html shows.
 SHOWN: Final = 6
@@ -66,12 +66,6 @@ def picture(path: Path, engines: Sequence[Detections]) -> list[bytes]:
 
 
 def _jpeg(image: npt.NDArray[np.uint8], detections: Detections) -> bytes:
-    from PIL import Image
-
-    small = Image.fromarray(image)
-    small.thumbnail((_WIDTH, _HEIGHT))
-    scale = np.array([small.width / image.shape[1], small.height / image.shape[0]] * 2, np.float32)
-    fitted = Detections(detections.boxes * scale, detections.scores, detections.labels, detections.names)
     target = io.BytesIO()
-    draw_detections(np.asarray(small), fitted).save(target, format="JPEG", quality=_QUALITY)
+    draw_detections(*fit(image, detections, width=_WIDTH, height=_HEIGHT)).save(target, format="JPEG", quality=_QUALITY)
     return target.getvalue()

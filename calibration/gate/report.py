@@ -16,9 +16,9 @@ from calibration.gate.checks import Check, time_ratio
 from calibration.gate.evidence import EngineRun, Evidence
 from calibration.gate.options import VerifyOptions
 from calibration.gate.pictures import WorstImage
-from calibration.matching import Drift
 from edgedet import __version__
 from edgedet.coco_compare import Accuracy, allowed_drop
+from edgedet.matching import Drift
 from edgedet.verdict import FORMAT, VERSION, model_file, spec_digests
 
 _BINS: Final = 40

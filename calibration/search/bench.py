@@ -15,12 +15,12 @@ import numpy.typing as npt
 import onnx
 
 from calibration.inputs import float_model
-from calibration.matching import pairwise_iou
 from calibration.render import BackendName
 from edgedet import Detections, Detector, backends, read_image
 from edgedet.bundle import add_model, load_model_json, name_model
 from edgedet.coco_compare import compare, match_run
 from edgedet.coco_eval import CocoDataset, CocoImage, match_categories
+from edgedet.matching import pairwise_iou
 from edgedet.turns import take_turns
 from edgedet.verdict import HALVES, Half, model_file
 

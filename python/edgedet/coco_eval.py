@@ -130,8 +130,8 @@ def match_categories(
     """
     used = {entry["category_id"] for entry in dataset.document["annotations"]}
     by_id = [number if number in dataset.categories else -1 for number in category_ids]
-    wanted = {_normal(name): number for number, name in dataset.categories.items()}
-    by_name = [wanted.get(_normal(name), -1) for name in classes]
+    wanted = {normal_name(name): number for number, name in dataset.categories.items()}
+    by_name = [wanted.get(normal_name(name), -1) for name in classes]
     agree = used <= {number for number, same in zip(by_id, by_name) if number == same}
     chosen = by_id if by == "id" or (by == "auto" and agree) else by_name
     missing = sorted(used - set(chosen))
@@ -346,5 +346,6 @@ def _check_unique(numbers: Iterable[int], name: str, what: str) -> None:
         seen.add(number)
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
+    """A class name without what people spell differently: case, blanks, underscores and hyphens."""
     return name.lower().replace("_", "").replace(" ", "").replace("-", "")

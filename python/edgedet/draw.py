@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Colour = Tuple[int, int, int]
+_QUIET: Colour = (205, 205, 205)
 
 
 def class_colour(label: int) -> Colour:
@@ -32,13 +33,30 @@ def _font(size: float) -> Any:
     return ImageFont.load_default(size=size)
 
 
-def draw_detections(image: NDArray[np.uint8], detections: Detections, *, scores: bool = True) -> Image.Image:
+def fit(
+    image: NDArray[np.uint8], detections: Detections, *, width: int, height: int
+) -> tuple[NDArray[np.uint8], Detections]:
+    """Shrinks an image and the boxes in it to that size at most, for labels are drawn in the size of the image."""
+    from PIL import Image
+
+    small = Image.fromarray(image)
+    small.thumbnail((width, height))
+    scale = np.array([small.width / image.shape[1], small.height / image.shape[0]] * 2, np.float32)
+    return np.asarray(small), Detections(
+        detections.boxes * scale, detections.scores, detections.labels, detections.names
+    )
+
+
+def draw_detections(
+    image: NDArray[np.uint8], detections: Detections, *, scores: bool = True, quiet: Detections | None = None
+) -> Image.Image:
     """Draws boxes and labels; line width and text size follow the size of the image.
 
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
         detections: In pixels of that image. The best ones are drawn last, on top.
         scores: Write the score behind the name.
+        quiet: Those of which only thin outlines are drawn, below the others.
 
     Returns:
         A new RGB picture.
@@ -50,6 +68,9 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, *, scores:
     scale = max(picture.size)
     line = max(2, round(scale / 400))
     font = _font(max(11, scale / 50))
+    for found in quiet or ():
+        x0, y0, x1, y1 = found.box
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_QUIET)
     upwards = list(detections)[::-1]
     for found in upwards:
         x0, y0, x1, y1 = found.box

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from edgedet import InvalidInputError
 from edgedet.bundle import UNSTATED
-from edgedet.command import run_command
-from edgedet.extras import needs_extra
+from edgedet.cli.common import positive_number
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.parser import Parser, program, run_program
 from training.config import TrainConfig
 from training.data_cli import add_data_commands
 from training.distil_cli import add_distil_commands
@@ -44,42 +45,70 @@ _OPTION_GROUPS = {
 _SAMPLINGS = ("gather", "grid_sample", "discrete")  # the values of `Sampling`, whose module loads torch
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training", description="Trains small DETR detectors on COCO json and exports them as bundles."
-    )
+    parser = program("python -m training", "Train small DETR detectors on COCO json and export them as bundles.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     train = commands.add_parser(
         "train",
         help="train a detector",
         usage="%(prog)s [DATA] [options], or %(prog)s --resume RUN",
-        description="Trains a detector; the run folder gets checkpoints and curves.",
+        description="Train a detector; the run folder gets checkpoints and curves.",
+        examples=(
+            "python -m training train data --out runs/first --model femto",
+            "python -m training train data --weights femto.safetensors --epochs 30 --batch 16",
+            "python -m training train data --model atto --teacher runs/big --distil logit",
+            "python -m training train --resume runs/first",
+        ),
     )
     train.add_argument(
         "--resume", type=Path, metavar="RUN", help="continue this run as configured, without other options"
     )
     add_train_options(train)
-    train.set_defaults(command=_train)
+    train.set_defaults(run=_train)
 
     evaluate = commands.add_parser(
-        "eval", help="AP of the weights of a run or checkpoint", description="Evaluates weights with torch."
+        "eval",
+        help="measure average precision of a run or checkpoint",
+        description="Evaluate weights with torch. Figures are between 0 and 1; -1 means no object of that size.",
+        examples=(
+            "python -m training eval runs/first",
+            "python -m training eval runs/first data --json ap.json",
+            "python -m training eval deimv2_femto.pth --val-json coco/val/instances.json",
+        ),
     )
-    evaluate.add_argument("weights", type=Path, help="run folder (its best weights) or checkpoint made by training")
-    evaluate.add_argument("data", nargs="?", type=Path, help="dataset folder with val/; the run's own if not given")
-    evaluate.add_argument("--val-json", type=Path, help="COCO json to evaluate on, instead of DATA/val/instances.json")
+    evaluate.add_argument(
+        "weights", metavar="WEIGHTS", type=Path, help="run folder (its best weights) or checkpoint made by training"
+    )
+    evaluate.add_argument(
+        "data", metavar="DATA", nargs="?", type=Path, help="dataset folder with val/; the run's own if not given"
+    )
+    evaluate.add_argument(
+        "--val-json", type=Path, metavar="FILE", help="COCO json to evaluate on, instead of DATA/val/instances.json"
+    )
     _add_foreign(evaluate)
-    evaluate.add_argument("--json", type=Path, help="write the figures to this file")
-    evaluate.add_argument("--device", default="auto", help=_field("device").metadata["help"])
-    evaluate.add_argument("--batch", type=int, default=16, help="images per step (default: 16)")
-    evaluate.set_defaults(command=_evaluate)
+    add_json(evaluate, "the figures")
+    _add_device(evaluate)
+    evaluate.add_argument(
+        "--batch", type=positive_number, default=16, metavar="N", help="images per step (default: 16)"
+    )
+    evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser(
-        "export", help="write a bundle", description="Writes weights as a bundle that edgedet runs and calibrates."
+        "export",
+        help="write weights as a bundle",
+        description="Write weights as a bundle that edgedet runs and calibrates.",
+        examples=(
+            "python -m training export runs/first --out bundle",
+            "python -m training export deimv2_femto.pth --out femto --licence Apache-2.0",
+        ),
     )
-    export.add_argument("weights", type=Path, help="run folder (its best weights) or checkpoint made by training")
-    export.add_argument("--out", type=Path, required=True, help="bundle folder to make")
+    export.add_argument(
+        "weights", metavar="WEIGHTS", type=Path, help="run folder (its best weights) or checkpoint made by training"
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    add_json(export, "where the bundle is")
     _add_foreign(export)
     export.add_argument(
         "--categories", type=Path, metavar="JSON", help="for weights from elsewhere: COCO json that lists the classes"
@@ -92,13 +121,19 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--name", help="name of the model in the bundle; the architecture's if not given")
     export.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the weights")
     export.add_argument("--data-licence", default=UNSTATED, metavar="TEXT", help="licence of the training data")
-    export.set_defaults(command=_export)
+    export.set_defaults(run=_export)
 
     recipes = commands.add_parser(
-        "recipes", help="list the detectors", description="Lists every detector with the recipe it is trained by."
+        "recipes",
+        help="list the hyper-parameters of every detector",
+        description="List every detector with the recipe it is trained by.",
+        examples=("python -m training recipes", "python -m training recipes --recipe fine-tune --json"),
     )
-    recipes.add_argument("--recipe", choices=_field("recipe").metadata["choices"], default="published")
-    recipes.set_defaults(command=_recipes)
+    recipes.add_argument(
+        "--recipe", choices=_field("recipe").metadata["choices"], default="published", help="default: published"
+    )
+    add_json(recipes, "the recipes")
+    recipes.set_defaults(run=_recipes)
     add_data_commands(commands)
     add_models_command(commands)
     add_hub_commands(commands, _add_foreign)
@@ -108,21 +143,26 @@ def build_parser() -> argparse.ArgumentParser:
     replay = commands.add_parser(
         "replay",
         help="find the cause of a step that was skipped",
-        description="Does a step again whose loss or gradient was not finite, and names the first module to blame.",
+        description="Do a step again whose loss or gradient was not finite, and name the first module to blame.",
+        examples=(
+            "python -m training replay runs/first 1200",
+            "python -m training replay runs/first 1200 --device cpu",
+        ),
     )
-    replay.add_argument("run", type=Path, help="run folder")
-    replay.add_argument("step", type=int, help="number of the step, as the run said when it skipped it")
-    replay.add_argument("--device", default="auto", help=_field("device").metadata["help"])
+    replay.add_argument("folder", metavar="RUN", type=Path, help="run folder")
+    replay.add_argument("step", metavar="STEP", type=int, help="number of the step, as the run said when it skipped it")
+    _add_device(replay)
+    add_json(replay, "what was found")
     replay.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), help="of the forward pass; the run's own if not given"
     )
-    replay.set_defaults(command=_replay)
+    replay.set_defaults(run=_replay)
     return parser
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     """The fields of TrainConfig as options."""
-    parser.add_argument("data", nargs="?", type=Path, help=_field("data").metadata["help"])
+    parser.add_argument("data", metavar="DATA", nargs="?", type=Path, help=_field("data").metadata["help"])
     _add_option(parser, _field("out"))
     for title, names in _OPTION_GROUPS.items():
         group = parser.add_argument_group(title)
@@ -140,14 +180,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its code, see `run_command`."""
-    arguments = build_parser().parse_args(argv)
-
-    def command() -> int:
-        with needs_extra("train"):
-            code: int = arguments.command(arguments)
-        return code
-
-    return run_command(command)
+    return run_program(build_parser(), argv, extra="train")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -178,8 +211,10 @@ def _train(arguments: argparse.Namespace) -> int:
 def _replay(arguments: argparse.Namespace) -> int:
     from training.replay import replay
 
-    for line in replay(arguments.run, arguments.step, device=arguments.device, precision=arguments.precision):
-        print(line)
+    lines = replay(arguments.folder, arguments.step, device=arguments.device, precision=arguments.precision)
+    print(*lines, sep="\n")
+    if arguments.json is not None:
+        arguments.json.write({"step": arguments.step, "processes": lines})
     return 0
 
 
@@ -198,9 +233,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for name, value in metrics.items():
         print(f"{name:10} {value:.4f}")
     if arguments.json is not None:
-        from training.files import write_json
-
-        write_json(arguments.json, metrics)
+        arguments.json.write(metrics)
     return 0
 
 
@@ -216,13 +249,18 @@ def _export(arguments: argparse.Namespace) -> int:
         licence={"weights": arguments.licence, "data": arguments.data_licence},
     )
     print(f"bundle: {bundle}\nnext:   edgedet predict {bundle} IMAGE, or python -m calibration --help")
+    if arguments.json is not None:
+        arguments.json.write({"bundle": str(bundle)})
     return 0
 
 
 def _recipes(arguments: argparse.Namespace) -> int:
-    from training.recipes import recipe_table
+    from training.recipes import PUBLISHED, recipe_for, recipe_table
 
-    print(recipe_table(published=arguments.recipe == "published"))
+    published = arguments.recipe == "published"
+    print(recipe_table(published=published))
+    if arguments.json is not None:
+        arguments.json.write([{"model": name, **asdict(recipe_for(name, published=published))} for name in PUBLISHED])
     return 0
 
 
@@ -230,9 +268,15 @@ def _field(name: str) -> Field[Any]:
     return next(f for f in fields(TrainConfig) if f.name == name)
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help=_field("device").metadata["help"] + " (default: auto)")
+
+
 def _add_foreign(parser: argparse.ArgumentParser) -> None:
     """Options for weights that training did not write."""
-    parser.add_argument("--model", help="for weights from elsewhere: what they are of, as `recipes` lists it")
+    parser.add_argument(
+        "--model", metavar="NAME", help="for weights from elsewhere: what they are of, as `recipes` lists it"
+    )
     parser.add_argument(
         "--filter",
         choices=("bilinear", "antialias"),

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.table import print_table
+
+if TYPE_CHECKING:
+    from edgedet.terminal.parser import Commands
 
 
-def add_models_command(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds `models`, which sets `command` to a function from its arguments to an exit code."""
+def add_models_command(commands: Commands) -> None:
+    """Adds `models`."""
     models = commands.add_parser(
         "models",
         help="list the detectors with their size and cost",
-        description="Lists detectors: input size, parameters, and GFLOPs of one image when deployed, a multiplication "
+        description="List detectors: input size, parameters, and GFLOPs of one image when deployed, a multiplication "
         "and an addition being two.",
+        examples=("python -m training models", "python -m training models atto femto --classes 3"),
     )
     models.add_argument("names", nargs="*", metavar="NAME", help="only these; all if not given")
-    models.add_argument("--classes", type=int, default=80, help="number of classes (default: 80)")
-    models.set_defaults(command=_models)
+    models.add_argument("--classes", type=int, default=80, metavar="N", help="number of classes (default: 80)")
+    add_json(models, "the list")
+    models.set_defaults(run=_models)
 
 
 def _models(arguments: argparse.Namespace) -> int:
@@ -24,12 +33,31 @@ def _models(arguments: argparse.Namespace) -> int:
     from training.models.zoo import MODELS, detector_config
 
     configs = [detector_config(name, num_classes=arguments.classes) for name in arguments.names or MODELS]
-    print(f"{'model':18} {'input':>9} {'parameters':>11} {'deployed':>9} {'GFLOPs':>7}")
-    for config in configs:
-        figures = complexity(config)
-        size = "x".join(map(str, config.input_size))
-        print(
-            f"{config.name:18} {size:>9} {figures.parameters / 1e6:9.2f} M {figures.deployed_parameters / 1e6:7.2f} M "
-            f"{figures.flops / 1e9:7.2f}"
+    figures = {config.name: complexity(config) for config in configs}
+    print_table(
+        [
+            {
+                "model": config.name,
+                "input": "x".join(map(str, config.input_size)),
+                "parameters": f"{figures[config.name].parameters / 1e6:.2f} M",
+                "deployed": f"{figures[config.name].deployed_parameters / 1e6:.2f} M",
+                "GFLOPs": f"{figures[config.name].flops / 1e9:.2f}",
+            }
+            for config in configs
+        ],
+        left=("model",),
+    )
+    if arguments.json is not None:
+        arguments.json.write(
+            [
+                {
+                    "model": config.name,
+                    "height": config.input_size[0],
+                    "width": config.input_size[1],
+                    **asdict(figures[config.name]),
+                    "flops": figures[config.name].flops,
+                }
+                for config in configs
+            ]
         )
     return 0

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from edgedet.files import write_atomically
+from edgedet.terminal.progress import readable_seconds, rich_bars
+from edgedet.terminal.screen import rich_console
 
 _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
@@ -144,7 +146,8 @@ class Console:
         self._total = total
         self._first = done
         self._started = self._spoke = time.monotonic()
-        self._bar = _rich_bar() if self._stream.isatty() and not silent else None
+        console = None if silent else rich_console(self._stream)
+        self._bar = None if console is None else rich_bars(console)
         self._task = self._bar.add_task("training", total=total, completed=done, note="") if self._bar else None
 
     def __enter__(self) -> Console:
@@ -175,7 +178,7 @@ class Console:
             return
         now = time.monotonic()
         with self._readers():
-            if self._bar:
+            if self._bar and self._task is not None:
                 self._bar.update(self._task, completed=done, note=note)
             elif now - self._spoke >= _LINE_EVERY or done == self._total:
                 self._spoke = now
@@ -204,25 +207,3 @@ class Console:
             yield
         except OSError:
             self._silent = True
-
-
-def readable_seconds(seconds: float) -> str:
-    """For people: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _rich_bar() -> Any:
-    try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        return None
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )

@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgedet import InvalidInputError
+from edgedet import InvalidInputError, command
+from edgedet.terminal.json_output import add_json
 
 if TYPE_CHECKING:
+    from edgedet.terminal.parser import Commands
     from training.study.executor import Executor
     from training.study.grid import Grid
 
 
-def add_study_commands(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds both; each sets `command` to a function from its arguments to an exit code."""
+def add_study_commands(commands: Commands) -> None:
+    """Adds both."""
     ablate = commands.add_parser(
         "ablate",
         help="compare methods of training over seeds",
-        description="Runs every method, weight and seed of a grid, each in a process of its own. The same command goes "
+        description="Run every method, weight and seed of a grid, each in a process of its own. The same command goes "
         "on after an interruption, and tries again what failed. Ends with 1 if a run failed.",
+        examples=(
+            "python -m training ablate grid.yaml",
+            "python -m training ablate grid.yaml --devices cuda:0,cuda:1",
+            "python -m training ablate grid.yaml --ray auto",
+        ),
     )
     ablate.add_argument("grid", type=Path, metavar="GRID.yaml", help="what to compare, see docs/distillation.md")
     ablate.add_argument(
@@ -37,19 +44,21 @@ def add_study_commands(commands: argparse._SubParsersAction[Any]) -> None:
         "study's folder must be on a file system that its machines share, under the same paths. Each run asks for as "
         "many CPUs as its options threads and workers say, at least one, and for a GPU if there are any",
     )
-    ablate.set_defaults(command=_ablate)
+    ablate.set_defaults(run=_ablate)
 
     aggregate = commands.add_parser(
         "aggregate",
-        help="table and plot of a comparison",
-        description="Sums up a study, finished or not: means over seeds, differences to the baseline of the same seed "
+        help="sum a comparison up in a table and a plot",
+        description="Sum up a study, finished or not: means over seeds, differences to the baseline of the same seed "
         "with 95 % intervals, cost. Also writes OUT/results.json.",
+        examples=("python -m training aggregate studies/first",),
     )
     aggregate.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
     aggregate.add_argument("--csv", type=Path, metavar="FILE", help="table for programs (default: OUT/results.csv)")
     aggregate.add_argument("--markdown", type=Path, metavar="FILE", help="for people (default: OUT/results.md)")
     aggregate.add_argument("--plot", type=Path, metavar="FILE", help="picture (default: OUT/results.png)")
-    aggregate.set_defaults(command=_aggregate)
+    add_json(aggregate, "what results.json holds")
+    aggregate.set_defaults(run=_aggregate)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
@@ -62,11 +71,11 @@ def _ablate(arguments: argparse.Namespace) -> int:
         print(f"failed  {name}: {why}")
     if outcome.interrupted:
         print(f"stopped; continue with python -m training ablate {arguments.grid}")
-        return 130
+        return command.INTERRUPTED
     if outcome.failed:
         print(f"{len(outcome.failed)} failed, see log.txt and failed.json of each; the same command tries them again")
     print(f"next:    python -m training aggregate {grid.out}")
-    return 1 if outcome.failed else 0
+    return command.NO if outcome.failed else command.DONE
 
 
 def _say(text: str) -> None:
@@ -107,4 +116,6 @@ def _aggregate(arguments: argparse.Namespace) -> int:
     write_atomically(arguments.markdown or out / "results.md", text.encode())
     draw(arguments.plot or out / "results.png", summary)
     print(text)
-    return 0
+    if arguments.json is not None:
+        arguments.json.write(summary.to_json())
+    return command.DONE

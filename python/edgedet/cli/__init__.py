@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from edgedet import __version__
-from edgedet.cli import bench, build, doctor, evaluate, export, import_onnx, info, predict, pull, serve, sweep
-from edgedet.command import run_command
+from edgedet.cli import (
+    bench,
+    build,
+    compare,
+    completion,
+    doctor,
+    evaluate,
+    export,
+    import_onnx,
+    info,
+    predict,
+    pull,
+    serve,
+    sweep,
+)  # fmt: skip
+from edgedet.terminal.parser import Parser, program, run_program
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line, for ``main`` and for tests of the help texts."""
-    parser = argparse.ArgumentParser(
-        prog="edgedet",
-        description="Small object detectors, proven on the device they run on.",
-        epilog="Every command explains itself: edgedet COMMAND --help",
-    )
+    parser = program("edgedet", "Small object detectors, proven on the device they run on.")
     parser.add_argument("--version", action="version", version=f"edgedet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (import_onnx, pull, export, predict, evaluate, build, bench, sweep, serve, info, doctor):
+    for module in (
+        import_onnx, pull, export, predict, evaluate, compare, build, bench, sweep, serve, info, doctor, completion
+    ):  # fmt: skip
         module.add_parser(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its code, see ``run_command``."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: arguments.run(arguments))
+    return run_program(build_parser(), argv)

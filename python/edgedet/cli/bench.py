@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +23,14 @@ from edgedet.cli.common import (
     pixel_size,
     positive_number,
     print_running,
-    progress_bar,
     whole_number,
-    write_json,
 )
 from edgedet.images import find_images
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.progress import progress
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 _MOST_IMAGES = 64
 
@@ -43,6 +44,11 @@ def add_parser(commands: Commands) -> None:
         "frames per second, memory, clocks, power, joules per frame.",
         epilog="edgedet-bench does the same without Python. Compare figures of one machine and one moment only; "
         "docs/benchmarking.md says what each means.",
+        examples=(
+            "edgedet bench femto",
+            "edgedet bench femto --images val/images --frames 500 --threads 4 --plot times.png",
+            "edgedet bench femto --mode throughput --json bench.json",
+        ),
     )
     add_bundle(parser)
     what = parser.add_mutually_exclusive_group()
@@ -56,7 +62,7 @@ def add_parser(commands: Commands) -> None:
         default=(640, 480),
         help="run on a synthetic frame of this size (default: 640x480)",
     )
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write the figures as JSON")
+    add_json(parser, "the figures")
     parser.add_argument(
         "--plot", metavar="FILE", type=output_file, help="draw the times of all calls (.png, .svg, ...; matplotlib)"
     )
@@ -97,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(text, end="")
     if arguments.json is not None:
-        write_json(arguments.json, json.loads(report))
+        arguments.json.write(json.loads(report))
     if arguments.plot is not None:
         from edgedet.cli.bench_plot import draw
 
@@ -115,19 +121,20 @@ def measure(
     """
     groups = [_group(frames, start, batch) for start in range(len(frames))]
     sampler = _core.Sampler(gpu=detector.core.gpu)
-    show = progress_bar("bench")
     for call in range(warmup):
         detector.detect_timed(groups[call % len(groups)])
     latency: list[float] = []
     stages: list[tuple[float, float, float]] = []
-    sampler.start()
-    for call in range(calls):
-        group = groups[call % len(groups)]
-        start = time.perf_counter()
-        _, times = detector.detect_timed(group)
-        latency.append((time.perf_counter() - start) * 1e3)
-        stages.append((times.preprocess, times.inference, times.decode))
-        show(call + 1, calls)
+    with progress() as tell:
+        show = partial(tell, "bench")
+        sampler.start()
+        for call in range(calls):
+            group = groups[call % len(groups)]
+            start = time.perf_counter()
+            _, times = detector.detect_timed(group)
+            latency.append((time.perf_counter() - start) * 1e3)
+            stages.append((times.preprocess, times.inference, times.decode))
+            show(call + 1, calls)
     return latency, stages, sampler.stop()
 
 

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedet.cli.common import (
-    add_bundle,
-    add_engine_options,
-    add_where_options,
-    engine_options,
-    output_file,
-    progress_bar,
-    write_json,
-)
+from edgedet.cli.common import add_bundle, add_engine_options, add_where_options, engine_options
 from edgedet.engines import PreparedEngine, build_engine
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.progress import progress
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -32,29 +25,35 @@ def add_parser(commands: Commands) -> None:
         description="Build the engine that a bundle runs on this device and keep it, so that the first detector does "
         "not have to. It takes minutes, in a process of its own.",
         epilog="A detector finds the engine if it is made with the same options: in Python, engine=EngineOptions(...).",
+        examples=(
+            "edgedet build femto",
+            "edgedet build femto --backend tensorrt --precision fp16 --batch 1:4:8",
+            "edgedet build femto --backend tensorrt --low-memory --json build.json",
+        ),
     )
     add_bundle(parser)
     add_where_options(parser)
     add_engine_options(parser, batch="--batch")
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write what was built as JSON")
+    add_json(parser, "what was built")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Builds, then says where the engine is and what to do next."""
-    made = build_engine(
-        arguments.bundle,
-        backend=arguments.backend,
-        precision=arguments.precision,
-        mode=arguments.mode,
-        cache_dir=arguments.cache_dir,
-        engine=engine_options(arguments),
-        progress=_phases(),
-        note=lambda text: print(f"note: {text}", file=sys.stderr),
-    )
+    with progress() as tell:
+        made = build_engine(
+            arguments.bundle,
+            backend=arguments.backend,
+            precision=arguments.precision,
+            mode=arguments.mode,
+            cache_dir=arguments.cache_dir,
+            engine=engine_options(arguments),
+            progress=lambda phase, step, of: tell(phase, min(step, of), of) if of > 0 else None,
+            note=lambda text: print(f"note: {text}", file=sys.stderr),
+        )
     _print(arguments.bundle, made)
     if arguments.json is not None:
-        write_json(arguments.json, {"bundle": str(arguments.bundle), **asdict(made)})
+        arguments.json.write({"bundle": str(arguments.bundle), **asdict(made)})
     return 0
 
 
@@ -68,18 +67,3 @@ def _print(bundle: Path, made: PreparedEngine) -> None:
         print(f"  size      {engine.bytes / 1e6:.1f} MB")
         print(f"  {'built' if engine.built else 'was there'} {engine.seconds:8.1f} s")
     print(f"next: edgedet bench {bundle} --backend {made.backend} --precision {made.precision}")
-
-
-def _phases() -> Callable[[str, int, int], None]:
-    """A bar for each phase whose length is known."""
-    current = ""
-    show = progress_bar(current)
-
-    def progress(phase: str, step: int, of: int) -> None:
-        nonlocal current, show
-        if phase != current:
-            current, show = phase, progress_bar(phase)
-        if of > 0:
-            show(min(step, of), of)
-
-    return progress

@@ -1,22 +1,16 @@
-"""What several commands share: options of a detector, output files, progress."""
+"""What several commands share: options of a detector, output files."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgedet import Detections, Detector, EngineOptions, InvalidInputError, _core
 
 _LOW_WORKSPACE_MB = 256
 _LOW_LIMIT_MB = 2048
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +139,17 @@ def positive_number(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """A number from 0 to 1, for ``type=``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
 def pixel_size(text: str) -> tuple[int, int]:
     """Width and height, for ``type=``."""
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
@@ -176,14 +181,6 @@ def objects_json(found: Detections) -> list[dict[str, Any]]:
     return [{"name": row.name, "label": row.label, "score": row.score, "box": list(row.box)} for row in found]
 
 
-def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
-    """Writes JSON, indented for people unless told otherwise."""
-    try:
-        path.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
-
-
 def describe(detector: Detector) -> dict[str, Any]:
     """What ran where, for JSON reports."""
     info = detector.info
@@ -205,40 +202,6 @@ def print_running(detector: Detector) -> None:
     print(f"{info.name} {info.width}x{info.height}, {info.backend} {info.precision}, {threads}, {info.device}")
     if info.precision != "fp32":
         print(f"verified   {info.verified}")
-
-
-def print_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = ()) -> None:
-    """Aligned columns under their names; columns in ``left`` flush left, numbers flush right."""
-    if not rows:
-        return
-    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
-
-    def line(row: Mapping[str, str]) -> str:
-        cells = (row[key].ljust(size) if key in left else row[key].rjust(size) for key, size in widths.items())
-        return "  ".join(cells).rstrip()
-
-    print(line({key: key for key in widths}))
-    for row in rows:
-        print(line(row))
-
-
-def progress_bar(what: str) -> Callable[[int, int], None]:
-    """Shows progress on stderr: a bar on a terminal, a line every tenth of the way elsewhere."""
-    shown = -1
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        if sys.stderr.isatty():
-            filled = 30 * done // total
-            end = "\n" if done == total else ""
-            print(
-                f"\r{what} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}", end=end, file=sys.stderr, flush=True
-            )
-        elif (tenth := 10 * done // total) > shown:
-            shown = tenth
-            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _batch(text: str) -> tuple[int, int, int]:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedet import board
-from edgedet.cli.common import output_file, print_table, write_json
 from edgedet.doctor.bundle import examine
 from edgedet.doctor.finding import Finding
 from edgedet.doctor.installation import installation_findings, read_installation
 from edgedet.doctor.machine import Machine, machine_findings, read_machine
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.table import print_table
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -27,9 +28,10 @@ def add_parser(commands: Commands) -> None:
         description="Show versions, what the compiled module was built with, which backends can run here, memory and "
         "power mode. With a bundle, hold its networks against combinations that are known to fail.",
         epilog="The exit status is 0 also with findings, and 2 for a bundle that is damaged.",
+        examples=("edgedet doctor", "edgedet doctor femto", "edgedet doctor femto --json doctor.json"),
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, nargs="?", help="a bundle whose networks are examined")
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write everything as JSON")
+    add_json(parser, "everything")
     parser.set_defaults(run=run)
 
 
@@ -52,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_bundle(report["bundle"])
     _print_findings(findings)
     if arguments.json is not None:
-        write_json(arguments.json, report)
+        arguments.json.write(report)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,12 @@ from edgedet.cli.common import (
     open_detector,
     output_file,
     print_running,
-    progress_bar,
-    write_json,
 )
+from edgedet.terminal.json_output import add_json, write_text
+from edgedet.terminal.progress import progress
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -30,11 +32,15 @@ def add_parser(commands: Commands) -> None:
         help="measure average precision on a COCO dataset",
         description="Measure COCO average precision (IoU 0.50:0.95, all detections of the model, pycocotools).",
         epilog="Figures are between 0 and 1; -1 means that the dataset has no object of that size.",
+        examples=(
+            "edgedet eval femto --images val/images --annotations val/instances.json",
+            "edgedet eval femto --images val/images --annotations val/instances.json --precision int8 --json ap.json",
+        ),
     )
     add_bundle(parser)
     parser.add_argument("--images", required=True, metavar="DIR", type=Path, help="folder of the images")
     parser.add_argument("--annotations", required=True, metavar="FILE", type=Path, help="COCO annotations, JSON")
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write AP, AP50, AP75, AP_small, ... as JSON")
+    add_json(parser, "AP, AP50, AP75, AP_small, ...")
     parser.add_argument("--results", metavar="FILE", type=output_file, help="write all detections as COCO results JSON")
     parser.add_argument(
         "--match",
@@ -55,25 +61,25 @@ def run(arguments: argparse.Namespace) -> int:
     category_ids = coco_eval.match_categories(dataset, info.classes, info.category_ids, by=arguments.match)
     print_running(detector)
     start = time.perf_counter()
-    results = coco_eval.collect_results(
-        detector, dataset, arguments.images, category_ids, progress=progress_bar("eval")
-    )
+    with progress() as tell:
+        results = coco_eval.collect_results(
+            detector, dataset, arguments.images, category_ids, progress=partial(tell, "eval")
+        )
     seconds = time.perf_counter() - start
     figures = coco_eval.evaluate(results, dataset)
     for name, value in figures.items():
         print(f"{name:<10} {value:.4f}")
     print(f"{len(dataset.images)} images in {seconds:.1f} s, {len(results)} detections")
     if arguments.results is not None:
-        write_json(arguments.results, results, indent=None)
+        write_text(arguments.results, json.dumps(results) + "\n")
     if arguments.json is not None:
-        write_json(
-            arguments.json,
+        arguments.json.write(
             {
                 **figures,
                 "images": len(dataset.images),
                 "annotations": str(arguments.annotations),
                 "bundle": str(arguments.bundle),
                 **describe(detector),
-            },
+            }
         )
     return 0

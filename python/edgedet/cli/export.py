@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedet.cli.common import add_bundle, positive_number
+from edgedet.terminal.json_output import add_json
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
-
-_TRITON = """Write a bundle into a model repository of NVIDIA Triton, as two models: the whole detector, image files
-in and detections out, by Triton's Python backend (its environment needs edgedet); and the bare
-network, with _network behind the name."""
-_DEEPSTREAM = """Write a bundle as the configuration of DeepStream's Gst-nvinfer, with the ONNX file and the labels
-beside it. The parser that it names is built from examples/deepstream."""
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,6 +19,7 @@ def add_parser(commands: Commands) -> None:
         "export",
         help="write a bundle for Triton or DeepStream",
         description="Write a bundle in the form of another server or pipeline.",
+        examples=("edgedet export triton femto --out models", "edgedet export deepstream femto --out femto_deepstream"),
     )
     forms = parser.add_subparsers(
         title="forms", metavar="FORM", required=True, help="edgedet export FORM --help says more"
@@ -36,9 +32,13 @@ def _add_triton(forms: Commands) -> None:
     parser = forms.add_parser(
         "triton",
         help="a model repository of NVIDIA Triton",
-        description=_TRITON,
-        epilog="example:\n  edgedet export triton femto --out models\n  tritonserver --model-repository=models",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write a bundle into a model repository of NVIDIA Triton, as two models: the whole detector, image "
+        "files in and detections out, by Triton's Python backend (its environment needs edgedet); and the bare "
+        "network, with _network behind the name.",
+        examples=(
+            "edgedet export triton femto --out models",
+            "edgedet export triton femto --out models --gpu",
+        ),
     )
     add_bundle(parser)
     parser.add_argument(
@@ -55,10 +55,9 @@ def _add_triton(forms: Commands) -> None:
     parser.add_argument(
         "--max-batch", type=positive_number, default=8, metavar="N", help="images in a batch at the most (default: 8)"
     )
-    parser.add_argument(
-        "--threshold", type=float, default=0.0, metavar="S", help="lowest score of an object (default: 0)"
-    )
+    parser.add_argument("--score", type=float, default=0.0, metavar="S", help="lowest score of an object (default: 0)")
     parser.add_argument("--force", action="store_true", help="replace models of these names")
+    add_json(parser, "what was written")
     parser.set_defaults(run=_triton)
 
 
@@ -66,9 +65,9 @@ def _add_deepstream(forms: Commands) -> None:
     parser = forms.add_parser(
         "deepstream",
         help="a configuration of DeepStream's nvinfer",
-        description=_DEEPSTREAM,
-        epilog="example:\n  edgedet export deepstream femto --out femto_deepstream",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write a bundle as the configuration of DeepStream's Gst-nvinfer, with the ONNX file and the "
+        "labels beside it. The parser that it names is built from examples/deepstream.",
+        examples=("edgedet export deepstream femto --out femto_deepstream",),
     )
     add_bundle(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", type=Path, help="folder to make")
@@ -76,9 +75,10 @@ def _add_deepstream(forms: Commands) -> None:
         "--batch", type=positive_number, default=1, metavar="N", help="frames in a batch, one a stream (default: 1)"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.3, metavar="S", help="lowest score of an object (default: 0.3)"
+        "--score", type=float, default=0.3, metavar="S", help="lowest score of an object (default: 0.3)"
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    add_json(parser, "what was written, and what nvinfer does in another way")
     parser.set_defaults(run=_deepstream)
 
 
@@ -90,10 +90,12 @@ def _triton(arguments: argparse.Namespace) -> int:
         plan=arguments.plan,
         gpu=arguments.gpu,
         max_batch=arguments.max_batch,
-        score_threshold=arguments.threshold,
+        score_threshold=arguments.score,
     )
     detector, network = export_triton(arguments.bundle, arguments.out, options=options, overwrite=arguments.force)
     print(f"detector {detector}\nnetwork  {network}\nnext: tritonserver --model-repository={arguments.out}")
+    if arguments.json is not None:
+        arguments.json.write({"repository": str(arguments.out), "detector": str(detector), "network": str(network)})
     return 0
 
 
@@ -104,10 +106,12 @@ def _deepstream(arguments: argparse.Namespace) -> int:
         arguments.bundle,
         arguments.out,
         batch=arguments.batch,
-        score_threshold=arguments.threshold,
+        score_threshold=arguments.score,
         overwrite=arguments.force,
     )
     print(arguments.out / CONFIG)
     for note in notes:
         print(f"note: {note}")
+    if arguments.json is not None:
+        arguments.json.write({"config": str(arguments.out / CONFIG), "notes": list(notes)})
     return 0

@@ -10,19 +10,10 @@ from edgedet.bundle import load_model_json
 from edgedet.cli.common import pixel_size
 from edgedet.labels import read_labels
 from edgedet.onnx_import import import_model
+from edgedet.terminal.json_output import add_json
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
-
-_DESCRIPTION = """Wrap a DETR-style ONNX model into a bundle. Input size and output form are read from the graph:
-raw logits and boxes, or labels, boxes and scores (the RT-DETR, D-FINE, DEIM lineage). How images
-were prepared in training is not in the graph: a file that came out of a bundle says it, of others
-say it below; the defaults are those of DEIMv2. The bundle is run once before it appears."""
-
-_EPILOG = """examples:
-  edgedet import deimv2_femto.onnx --labels coco80 --out femto
-  edgedet import femto/model.onnx --out again
-  edgedet predict femto street.jpg --out drawn"""
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -30,9 +21,15 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "import",
         help="wrap an ONNX model into a bundle",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Wrap a DETR-style ONNX model into a bundle. Input size and output form are read from the graph: "
+        "raw logits and boxes, or labels, boxes and scores (the RT-DETR, D-FINE, DEIM lineage). How images were "
+        "prepared in training is not in the graph: a file that came out of a bundle says it, of others say it below; "
+        "the defaults are those of DEIMv2. The bundle is run once before it appears.",
+        examples=(
+            "edgedet import deimv2_femto.onnx --labels coco80 --out femto",
+            "edgedet import rtdetr.onnx --labels names.txt --filter antialias --size 640x640 --out rtdetr",
+            "edgedet import femto/model.onnx --out again",
+        ),
     )
     parser.add_argument("model", metavar="MODEL.onnx", type=Path, help="the model, weights inside the file")
     parser.add_argument(
@@ -43,6 +40,8 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--out", required=True, metavar="BUNDLE", type=Path, help="folder to make")
     parser.add_argument("--force", action="store_true", help="replace a bundle that exists")
+
+    add_json(parser, "model.json")
 
     group = parser.add_argument_group("how images were prepared in training")
     group.add_argument(
@@ -109,6 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"  head    {head['form'].replace('_', ', ')}; {head['top_k']} rows at the most")
     print(f"  classes {len(spec['classes'])}: {', '.join(spec['classes'][:6])}{', ...' * (len(spec['classes']) > 6)}")
     print(f"next: edgedet predict {out} IMAGE --out drawn")
+    if arguments.json is not None:
+        arguments.json.write({"bundle": str(out), **spec})
     return 0
 
 

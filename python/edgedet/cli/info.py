@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgedet import _core
 from edgedet.bundle import load_model_json
-from edgedet.cli.common import add_bundle, print_table
+from edgedet.cli.common import add_bundle
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.table import print_table
 from edgedet.verdict import CANDIDATES, model_file, read_verdict
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,16 +22,18 @@ def add_parser(commands: Commands) -> None:
         "info",
         help="show what a bundle is and check its files",
         description="Show a bundle's model, preprocessing, classes, files and licences, and check every sha256.",
+        examples=("edgedet info femto", "edgedet info femto --json | jq .classes"),
     )
     add_bundle(parser)
+    add_json(parser, "model.json and the verdicts")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Reads, which checks, and prints."""
     spec = load_model_json(arguments.bundle)
-    verdicts = [("verified", str(read_verdict(arguments.bundle, spec, backend))) for backend in _judged_backends(spec)]
-    for key, value in [*_lines(spec), *verdicts]:
+    verdicts = {backend: read_verdict(arguments.bundle, spec, backend) for backend in _judged_backends(spec)}
+    for key, value in [*_lines(spec), *(("verified", str(verdict)) for verdict in verdicts.values())]:
         print(f"{key:<10} {value}")
     print()
     rows = [
@@ -38,6 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     print_table(rows, left=("file", "sha256"))
     print(f"\nvalid: model.json is sound and {'the file matches' if len(rows) == 1 else 'all files match'} it")
+    if arguments.json is not None:
+        states = {backend: {"state": found.state, "text": found.text} for backend, found in verdicts.items()}
+        arguments.json.write({"bundle": str(arguments.bundle), "valid": True, **spec, "verdicts": states})
     return 0
 
 

@@ -12,23 +12,23 @@ from edgedet.cli import predict_video
 from edgedet.cli.common import (
     add_bundle,
     add_detector_options,
+    fraction,
     make_folder,
     objects_json,
     open_detector,
-    output_file,
     print_running,
-    print_table,
-    write_json,
 )
 from edgedet.draw import draw_detections
 from edgedet.images import find_images
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.table import print_table
 from edgedet.video.kind import is_video
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,6 +39,12 @@ def add_parser(commands: Commands) -> None:
         description="Detect objects in images and print them, best first; or in a video, a camera or a stream.",
         epilog="Images that cannot be read are named and left out, videos end where they are damaged; the exit status "
         "is then 2. Ctrl-C ends a video properly, with 130. See docs/video.md.",
+        examples=(
+            "edgedet predict femto street.jpg --out drawn",
+            "edgedet predict femto photos/ --score 0.5 --json found.json",
+            "edgedet predict femto street.jpg --json | jq '.[0].detections[].name'",
+            "edgedet predict femto rtsp://camera/stream --track --out seen.mp4",
+        ),
     )
     add_bundle(parser)
     parser.add_argument(
@@ -53,11 +59,9 @@ def add_parser(commands: Commands) -> None:
         type=Path,
         help="write images with boxes drawn into this folder, or a video as PATH.mp4",
     )
+    add_json(parser, "the detections (of a video, a line per frame)")
     parser.add_argument(
-        "--json", metavar="FILE", type=output_file, help="write the detections as JSON; of a video, a line per frame"
-    )
-    parser.add_argument(
-        "--score", type=_score, default=0.3, metavar="S", help="leave detections below this score out (default: 0.3)"
+        "--score", type=fraction, default=0.3, metavar="S", help="leave detections below this score out (default: 0.3)"
     )
     add_detector_options(parser)
     predict_video.add_options(parser)
@@ -99,7 +103,7 @@ def _run_images(arguments: argparse.Namespace) -> int:
             draw_detections(image, found).save(target, quality=92)
             print(f"  drawn: {target}")
     if arguments.json is not None:
-        write_json(arguments.json, document)
+        arguments.json.write(document)
     return 2 if failed else 0
 
 
@@ -134,13 +138,3 @@ def _free_name(stem: str, taken: set[str]) -> str:
         name = f"{stem}_{count}.jpg"
     taken.add(name)
     return name
-
-
-def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value

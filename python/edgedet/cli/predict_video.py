@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, ContextManager, Final
 
 from edgedet import Detections, InvalidInputError
 from edgedet.cli.common import make_folder, objects_json, open_detector, print_running, whole_number
+from edgedet.terminal.json_output import JsonTarget
 from edgedet.video.kind import is_live
 from edgedet.video.live import live_frames
 from edgedet.video.run import Outcome, Progress, detect_video
@@ -106,22 +106,18 @@ def _target(out: Path, name: str) -> Path:
 
 
 @contextmanager
-def _json_lines(file: Path | None) -> Iterator[_Tell | None]:
-    if file is None:
+def _json_lines(target: JsonTarget | None) -> Iterator[_Tell | None]:
+    if target is None:
         yield None
         return
-    try:
-        stream = file.open("w", encoding="utf-8", buffering=1)  # line by line, for who follows it
-    except OSError as error:
-        raise InvalidInputError(f"{file}: cannot be written ({error.strerror}); choose another file") from None
+    with target.lines() as write:
 
-    def tell(frame: VideoFrame, found: Detections, tracks: list[int | None] | None) -> None:
-        rows = objects_json(found)
-        if tracks is not None:
-            rows = [{**row, "track": track} for row, track in zip(rows, tracks)]
-        stream.write(json.dumps({"frame": frame.index, "time": float(frame.time), "detections": rows}) + "\n")
+        def tell(frame: VideoFrame, found: Detections, tracks: list[int | None] | None) -> None:
+            rows = objects_json(found)
+            if tracks is not None:
+                rows = [{**row, "track": track} for row, track in zip(rows, tracks)]
+            write({"frame": frame.index, "time": float(frame.time), "detections": rows})
 
-    with stream:
         yield tell
 
 

@@ -17,7 +17,7 @@ from edgedet.cli.common import add_detector_options, engine_options, positive_nu
 from edgedet.extras import needs_extra
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -27,7 +27,11 @@ def add_parser(commands: Commands) -> None:
         help="answer HTTP requests with detections",
         description="Serve bundles over HTTP: POST /v1/detect, KServe v2, /metrics, a page at /. SIGTERM answers what "
         "was accepted, then ends with 0.",
-        epilog="curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/detect",
+        examples=(
+            "edgedet serve femto",
+            "edgedet serve small=femto large=atto --port 9000 --queue 64",
+            "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/detect",
+        ),
     )
     parser.add_argument(
         "bundles", metavar="[NAME=]BUNDLE", nargs="+", help="bundle folders; the first is the default model"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedet import _core
-from edgedet.cli.common import add_bundle, positive_number, print_table, progress_bar, whole_number
+from edgedet.cli.common import add_bundle, make_folder, positive_number, whole_number
 from edgedet.sweep.report import table
 from edgedet.sweep.run import SweepOptions, sweep
+from edgedet.terminal.json_output import add_json
+from edgedet.terminal.progress import progress
+from edgedet.terminal.table import print_table
 
 if TYPE_CHECKING:
-    from edgedet.cli.common import Commands
+    from edgedet.terminal.parser import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,6 +27,10 @@ def add_parser(commands: Commands) -> None:
         description="Measure every engine that a bundle can become on one backend: AP and its loss, latency by turns, "
         "memory, size, build time. Writes sweep.csv, sweep.md, sweep.json and sweep.png.",
         epilog="Interrupted, it goes on where it was when it is started again with the same --out.",
+        examples=(
+            "edgedet sweep femto --images val/images --annotations val/instances.json --out sweep",
+            "edgedet sweep femto --images val/images --annotations val/instances.json --limit 200 --out quick",
+        ),
     )
     add_bundle(parser)
     parser.add_argument("--images", required=True, metavar="DIR", type=Path, help="folder of the images")
@@ -47,6 +54,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--max-drop", type=float, default=0.01, metavar="AP", help="accepted loss of AP, as of verify (default: 0.01)"
     )
+    add_json(parser, "what sweep.json holds")
     parser.set_defaults(run=run)
 
 
@@ -60,20 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
         max_drop=arguments.max_drop,
         also=tuple(arguments.also),
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    bars: dict[str, Callable[[int, int], None]] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        bars.setdefault(stage, progress_bar(stage))(done, total)
-
-    found = sweep(
-        arguments.bundle,
-        images=arguments.images,
-        annotations=arguments.annotations,
-        out=arguments.out,
-        options=options,
-        progress=progress,
-    )
+    make_folder(arguments.out)
+    with progress() as tell:
+        found = sweep(
+            arguments.bundle,
+            images=arguments.images,
+            annotations=arguments.annotations,
+            out=arguments.out,
+            options=options,
+            progress=tell,
+        )
     print_table(table(found.rows), left=("contender", "verified"))
     for row in found.rows:
         if row.reason:
@@ -82,4 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     if found.note:
         print(found.note)
     print(found.advice)
+    if arguments.json is not None:
+        arguments.json.write(json.loads((arguments.out / "sweep.json").read_bytes()))
     return 0

@@ -156,6 +156,15 @@ def method_table() -> str:
     return "\n".join(lines)
 
 
+def method_options() -> dict[str, dict[str, Any]]:
+    """The same for programs: what each method is about, and its options with their defaults."""
+    own = {name: (method.about, method.options) for name, method in METHODS.items()}
+    return {
+        name: {"about": about, "options": {f.name: f.default for f in fields(options)}}
+        for name, (about, options) in own.items()
+    }
+
+
 def _defaults(kind: type[Any]) -> str:
     hints = get_type_hints(kind)
     shown = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from edgedet import InvalidInputError
+from edgedet.suggest import did_you_mean
 from training.models.deimv2 import Variant, deimv2_config
 from training.models.detector import DetectorConfig
 from training.models.dfine import DFINEVariant, dfine_config
@@ -31,4 +32,4 @@ def detector_config(name: str, *, num_classes: int = 80, input_size: tuple[int, 
                 return family_config(name, num_classes=num_classes, input_size=input_size)  # type: ignore[arg-type]
             except ValueError as error:
                 raise InvalidInputError(f"model {name}: {error}") from error
-    raise InvalidInputError(f"model: expected one of {', '.join(MODELS)}, got {name!r}")
+    raise InvalidInputError(f"model: expected one of {', '.join(MODELS)}, got {name!r}{did_you_mean(name, MODELS)}")

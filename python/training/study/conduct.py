@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgedet.terminal.progress import readable_seconds
 from training.files import write_json
-from training.reporting import readable_seconds
 from training.stop import StopRequests
 from training.study.executor import Ended, Executor, Task
 from training.study.records import read_record

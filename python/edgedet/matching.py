@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -102,7 +102,7 @@ def pair(ours: Detections, theirs: Detections, *, score: float = CONFIDENT, iou:
     best_first = np.argsort(-overlap[rows, columns], kind="stable")
     partner: dict[int, int] = {}
     taken: set[int] = set()
-    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
+    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist()):
         if row not in partner and column not in taken:
             partner[row] = column
             taken.add(column)
@@ -117,7 +117,7 @@ def drift(
     reference: Sequence[Detections], other: Sequence[Detections], *, score: float = CONFIDENT, iou: float = OVERLAP
 ) -> Drift:
     """Match image by image, as `pair` does."""
-    found = [pair(ours, theirs, score=score, iou=iou) for ours, theirs in zip(reference, other, strict=True)]
+    found = [pair(ours, theirs, score=score, iou=iou) for ours, theirs in _image_by_image(reference, other)]
     seen = sum(len(image.confident) for image in found)
     matched = sum(len(image.ours) for image in found)
     boxes = np.concatenate([image.box_px for image in found]) if matched else np.zeros(1)
@@ -166,7 +166,7 @@ def confusions(
     """
     seen: Counter[int] = Counter()
     became: dict[int, Counter[int]] = {}
-    for ours, theirs in zip(reference, other, strict=True):
+    for ours, theirs in _image_by_image(reference, other):
         found = pair(ours, theirs, score=score, iou=iou)
         seen.update(ours.labels[found.confident].tolist())
         lost = np.setdiff1d(found.confident, found.ours)
@@ -183,3 +183,11 @@ def confusions(
         if seen[label] >= least and 2 * confused > seen[label]:
             result.append(Confusion(label, instead, seen[label], confused))
     return result
+
+
+def _image_by_image(
+    first: Sequence[Detections], second: Sequence[Detections]
+) -> Iterable[tuple[Detections, Detections]]:
+    if len(first) != len(second):
+        raise ValueError(f"expected detections of the same images, got {len(first)} and {len(second)}")
+    return zip(first, second)
