@@ -15,9 +15,6 @@ CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' 
 
 say = @printf '\033[1m==> %s\033[0m\n' $(1)
 
-# mermaid.min.js (`npm pack mermaid@11`, package/dist/) to draw diagrams with; without it the site shows their text.
-MERMAID ?=
-
 .PHONY: help build test demo docs lint format tidy asan bench bench-edge cross clean
 
 help:
@@ -63,7 +60,7 @@ test: build
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 docs: $(VENV)/.dependencies
-	@NO_MKDOCS_2_WARNING=1 MERMAID='$(MERMAID)' $(BIN)/python -m mkdocs build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo 'build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site'
 
 demo: build

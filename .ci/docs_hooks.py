@@ -1,8 +1,7 @@
-"""Hooks of mkdocs.yml: links out of docs/ work on the site as they do in the repository; diagrams without a CDN."""
+"""Hooks of mkdocs.yml: links out of docs/ work on the site as they do in the repository."""
 
 from __future__ import annotations
 
-import html
 import os
 import re
 from pathlib import Path
@@ -16,16 +15,6 @@ LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 PICTURES = (".png", ".svg", ".webp")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Bundles mermaid where the environment names its file; else diagrams stay text, and no page asks unpkg.com."""
-    if file := os.environ.get("MERMAID"):
-        config.extra_javascript.append("assets/mermaid.min.js")
-        fence = {"name": "mermaid", "class": "mermaid", "format": _diagram}
-        config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
-        config.extra["mermaid"] = Path(file).read_text("utf-8")
-    return config
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds what pages link to outside docs/: pictures as they are, everything else as a page that shows it."""
     outside = {target for page in files.documentation_pages() for target in _outside(page.src_uri, page.content_string)}
@@ -34,8 +23,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, _place(target), abs_src_path=str(ROOT / target)))
         else:
             files.append(File.generated(config, _place(target), content=_shown(target)))
-    if "mermaid" in config.extra:
-        files.append(File.generated(config, "assets/mermaid.min.js", content=config.extra.pop("mermaid")))
     return files
 
 
@@ -48,10 +35,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return match[1] if target is None else os.path.relpath(_place(target), os.path.dirname(here) or ".")
 
     return LINK.sub(place, markdown)
-
-
-def _diagram(source: str, *_: object, **__: object) -> str:
-    return f'<pre class="mermaid"><code>{html.escape(source)}</code></pre>'
 
 
 def _outside(page: str, markdown: str) -> set[Path]:

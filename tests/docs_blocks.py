@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
 RUN = ("sh", "python", "cpp", "c", "cmake")
-DATA = ("", "text", "json", "yaml", "dockerfile", "mermaid")  # output, files and pictures: nothing to run
+DATA = ("", "text", "json", "yaml", "dockerfile")  # output, files and pictures: nothing to run
 EXCUSE = re.compile(r"<!-- not run in CI: (\S.*\S) -->")
 OPERATORS = frozenset("();<>|&\n")
 
