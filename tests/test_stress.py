@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,27 @@ def test_eight_threads_share_a_detector(
     wanted = [detector(picture) for picture in pictures]
     assert not same(wanted[0], wanted[1]), "pictures that give the same prove nothing"
     assert disagreements([detector] * 8, wanted, pictures, 40) == 0
+
+
+def test_calls_that_wait_take_turns(bundle: Path) -> None:
+    """No call gets in before one that waits: with that, one of the threads is several calls ahead of another."""
+    detector = Detector(bundle, backend="openvino", threads=1, requests=1)
+    picture = np.zeros((1500, 1500, 3), np.uint8)  # milliseconds, so that everybody else waits meanwhile
+    together, order = threading.Barrier(6), []
+
+    def call(number: int) -> None:
+        together.wait()
+        for _ in range(20):
+            detector(picture)
+            order.append(number)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = np.cumsum(np.eye(6, dtype=int)[order], axis=0)
+    assert np.ptp(done[: 6 * 18], axis=1).max() <= 2
 
 
 def test_a_wrong_answer_is_counted(bundle: Path, pictures: list[NDArray[np.uint8]]) -> None:

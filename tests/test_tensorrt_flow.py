@@ -300,7 +300,7 @@ def test_int8_found_by_the_clock_alone_is_verified(
     assert main(["sample", str(bundle), "--images", str(world / "train"), "--count", "8"]) == 0
     assert main(["search", str(bundle), "--backend", "tensorrt", *data(world, "select"), "--max-drop", "0.2"]) == 0
     said = capsys.readouterr().out
-    assert "next: python -m calibration verify --backend tensorrt --precision int8" in said
+    assert f"next: python -m calibration verify {bundle} --backend tensorrt --precision int8" in said
     assert load_model_json(bundle)["models"]["int8"] == {"tensorrt": "model.tensorrt.int8.onnx"}
     document = json.loads((world / "cells.calibration" / "search-tensorrt" / "search.json").read_text())
     assert {"layer 0 in float", "layer 1 in float"} & {entry["why"] for entry in document["candidates"]}

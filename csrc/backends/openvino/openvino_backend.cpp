@@ -119,35 +119,52 @@ struct Request {
   Request* next = nullptr;  // in the list of free requests, or of those a detect call has in flight
 };
 
-// Requests that are not in use.
+// Requests that are not in use. Who waits longest gets the next one: it is handed over, so that a call which comes at that
+// moment, or comes again and again, does not get in before.
 class FreeList {
  public:
   void add(Request& request) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (longest_ == nullptr) {
       request.next = first_;
       first_ = &request;
+      return;
     }
-    available_.notify_one();
+    Waiter& waiter = *std::exchange(longest_, longest_->next);
+    waiter.request = &request;
+    waiter.given.notify_one();  // under the lock: the waiter is gone as soon as it has that
   }
 
   // Waits for one.
   Request& take() {
     std::unique_lock<std::mutex> lock(mutex_);
-    available_.wait(lock, [this] { return first_ != nullptr; });
-    return *std::exchange(first_, first_->next);
+    if (first_ != nullptr) {
+      return *std::exchange(first_, first_->next);
+    }
+    Waiter self;
+    (longest_ == nullptr ? longest_ : latest_->next) = &self;
+    latest_ = &self;
+    self.given.wait(lock, [&] { return self.request != nullptr; });
+    return *self.request;
   }
 
-  // Null if there is none now.
+  // Null if there is none now, or others wait for one.
   Request* try_take() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return first_ == nullptr ? nullptr : std::exchange(first_, first_->next);
   }
 
  private:
+  struct Waiter {
+    std::condition_variable given;
+    Request* request = nullptr;
+    Waiter* next = nullptr;
+  };
+
   std::mutex mutex_;
-  std::condition_variable available_;
-  Request* first_ = nullptr;
+  Request* first_ = nullptr;   // free ones; none while somebody waits
+  Waiter* longest_ = nullptr;  // calls that wait, in their order
+  Waiter* latest_ = nullptr;
 };
 
 // The requests one detect call holds, oldest first. Whatever happens they are waited for and given back.
