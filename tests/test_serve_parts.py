@@ -12,17 +12,20 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import uvicorn
 
 from edgedet import Detections, Detector, ModelError, StageTimes
 from edgedet.serve import wire
 from edgedet.serve.arena import Arena, Region
 from edgedet.serve.depth import nested_deeper
 from edgedet.serve.fair_queue import FairQueue
+from edgedet.serve.http_protocol import limited_protocol
 from edgedet.serve.intake import Intake
 from edgedet.serve.lane import Lane, Ready
 from edgedet.serve.metrics import Counter, Histogram
 from edgedet.serve.payload import Work
 from edgedet.serve.refusal import RefusedError
+from edgedet.serve.run import _Server
 
 
 def test_an_arena_never_gives_a_byte_twice() -> None:
@@ -255,3 +258,26 @@ def test_expired_requests_leave_a_batch() -> None:
     lane.put(answers.request(1, 255))
     assert answers.wait(2) == [(0, 504), (1, 1.0)]
     assert detector.batches == [1]
+
+
+def test_who_is_connected_when_listening_ends_is_answered() -> None:
+    """Connected, in the system's queue: the server has not seen it, and the client has asked."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"here"})
+
+    async def serve(sock: socket.socket) -> None:
+        config = uvicorn.Config(app, http=limited_protocol(1.0, 1.0), lifespan="off", log_config=None)
+        config.load()
+        server = _Server(config)
+        server.lifespan, server.servers = config.lifespan_class(config), []
+        await server.shutdown([sock])
+
+    with socket.create_server(("127.0.0.1", 0)) as sock, socket.create_connection(sock.getsockname()) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        asyncio.run(serve(sock))
+        client.settimeout(5.0)
+        assert client.recv(4096).endswith(b"\r\n\r\nhere")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(client.getpeername(), timeout=5.0)

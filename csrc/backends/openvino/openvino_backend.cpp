@@ -119,8 +119,8 @@ struct Request {
   Request* next = nullptr;  // in the list of free requests, or of those a detect call has in flight
 };
 
-// Requests that are not in use. Who waits longest gets the next one: it is handed over, so that a call which comes at that
-// moment, or comes again and again, does not get in before.
+// Requests that are not in use. Who waits longest gets the next one: it is handed over, so that a call which comes at
+// that moment, or comes again and again, does not get in before.
 class FreeList {
  public:
   void add(Request& request) {

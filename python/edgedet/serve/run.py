@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
 import uvicorn
 
@@ -131,6 +131,36 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes in who is connected already, in the system's queue: to close that would cut them off."""
+        loop = asyncio.get_running_loop()
+        late = [loop.create_task(self._take_in(one)) for sock in sockets or () for one in _waiting(sock)]
+        await super().shutdown(sockets)
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def _take_in(self, connection: socket.socket) -> None:
+        protocol: Any
+        _, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: self.config.http_protocol_class(
+                config=self.config,  # type: ignore[call-arg]
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            ),
+            connection,
+            ssl=self.config.ssl,
+        )
+        protocol.shutdown()  # answers what comes, and closes
+
+
+def _waiting(sock: socket.socket) -> Iterator[socket.socket]:
+    """Connections that nobody has accepted yet."""
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = sock.accept()
+            connection.setblocking(False)
+            yield connection
 
 
 @contextlib.contextmanager
