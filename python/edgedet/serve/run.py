@@ -140,8 +140,8 @@ class _Server(uvicorn.Server):
         await asyncio.gather(*late, return_exceptions=True)
 
     async def _take_in(self, connection: socket.socket) -> None:
-        protocol: Any
-        _, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+        loop: Any = asyncio.get_running_loop()
+        _, protocol = await loop.connect_accepted_socket(
             lambda: self.config.http_protocol_class(
                 config=self.config,  # type: ignore[call-arg]
                 server_state=self.server_state,
