@@ -24,8 +24,9 @@ from edgedet.serve.intake import Intake
 from edgedet.serve.lane import Lane, Ready
 from edgedet.serve.metrics import Counter, Histogram
 from edgedet.serve.payload import Work
+from edgedet.serve.process import WorkerProcess
 from edgedet.serve.refusal import RefusedError
-from edgedet.serve.run import _Server
+from edgedet.serve.run import _new_loop, _Server
 
 
 def test_an_arena_never_gives_a_byte_twice() -> None:
@@ -258,6 +259,23 @@ def test_expired_requests_leave_a_batch() -> None:
     lane.put(answers.request(1, 255))
     assert answers.wait(2) == [(0, 504), (1, 1.0)]
     assert detector.batches == [1]
+
+
+def test_what_is_sent_to_a_worker_that_is_gone_is_lost_and_no_error() -> None:
+    """It is known to be gone a moment later than its channel is closed; a request in between is for the next one."""
+
+    async def send() -> None:
+        worker = WorkerProcess(lambda meta, body: None)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=ours)
+        await worker.gone
+        await asyncio.sleep(0.01)
+        worker.send({"op": "detect"})
+
+    loop = _new_loop()
+    loop.run_until_complete(send())
+    loop.close()
 
 
 def test_who_is_connected_when_listening_ends_is_answered() -> None:

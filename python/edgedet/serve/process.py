@@ -47,7 +47,8 @@ class WorkerProcess(asyncio.Protocol):
 
     def send(self, meta: dict[str, Any]) -> None:
         """A message to the worker; lost if it is gone, which `gone` tells."""
-        self._transport.write(wire.pack(meta))
+        if not self._transport.is_closing():  # to a closed one uvloop refuses to write
+            self._transport.write(wire.pack(meta))
 
     def kill(self) -> None:
         """Ends it at once."""
