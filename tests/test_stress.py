@@ -71,12 +71,12 @@ def test_calls_that_wait_take_turns(bundle: Path) -> None:
 def _lead(bundle: Path) -> int:
     """By how many calls some of six threads got ahead of others, while all of them called."""
     detector = Detector(bundle, backend="openvino", threads=1, requests=1)
-    picture = np.zeros((1500, 1500, 3), np.uint8)  # milliseconds, so that everybody else waits meanwhile
+    picture = np.zeros((900, 900, 3), np.uint8)  # a millisecond, so that everybody else waits meanwhile
     together, order = threading.Barrier(6), []
 
     def call(number: int) -> None:
         together.wait()
-        for _ in range(20):
+        for _ in range(60):
             detector(picture)
             order.append(number)
 
@@ -86,7 +86,7 @@ def _lead(bundle: Path) -> int:
     for thread in threads:
         thread.join()
     done = np.cumsum(np.eye(6, dtype=int)[order], axis=0)
-    all_call = done[(done.min(axis=1) > 0) & (done.max(axis=1) < 20)]
+    all_call = done[(done.min(axis=1) > 0) & (done.max(axis=1) < 60)]
     return int(np.ptp(all_call - all_call[0], axis=1).max())
 
 
@@ -145,7 +145,7 @@ resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
 import numpy as np
 import edgedet
 detector = edgedet.Detector(sys.argv[1], backend=sys.argv[2], threads=2, cache_dir=sys.argv[3])
-for _ in range(20):
+for _ in range(60):
     detector(np.zeros((1080, 1920, 3), np.uint8))
 # ru_maxrss would count what this process was before it became Python: a copy of its parent.
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
