@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,26 @@ def test_a_replica_answers_as_the_server_does(bundle: Path, fake: FakeServe) -> 
             (http("POST", "/v1/detect", b"x" * (33 << 20)), 413),
         ):
             assert (await replica(request)).status_code == status
+
+    asyncio.run(talk())
+
+
+def test_a_replica_goes_on_taking_requests_while_it_detects(
+    bundle: Path, fake: FakeServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (options,) = detection_app(bundle, name="tiny", cpus=1, score=0.0)
+    both = threading.Barrier(2)  # a call is held until the other one is there
+    plain = Detector.detect_timed
+
+    def held(self: Detector, images: Any, **given: Any) -> Any:
+        both.wait(10)
+        return plain(self, images, **given)
+
+    async def talk() -> None:
+        replica = Replica(options)
+        monkeypatch.setattr(Detector, "detect_timed", held)
+        answers = await asyncio.gather(*(replica(http("POST", "/v1/detect", ORANGE)) for _ in range(2)))
+        assert [answer.status_code for answer in answers] == [200, 200]
 
     asyncio.run(talk())
 

@@ -46,6 +46,7 @@ class Lane:
         detector: What runs them.
         max_batch: Images that run together at the most.
         runners: Calls that keep the detector busy.
+        callers: Threads that these calls need of whoever puts requests; 0 where a lane has its own.
     """
 
     def __init__(self, detector: Detector, *, max_batch: int, wait: float, coming: Callable[[], int]) -> None:
@@ -60,7 +61,8 @@ class Lane:
         self._collecting = threading.Lock()
         # One more call than the backend runs side by side: the next batch is there when one ends.
         self.runners = info.requests + 1 if self.max_batch == 1 else 2
-        for number in range(self.runners if self.max_batch > 1 else 0):
+        self.callers = self.runners if self.max_batch == 1 else 0
+        for number in range(self.runners - self.callers):
             threading.Thread(target=self._run_forever, name=f"run-{info.name}-{number}", daemon=True).start()
 
     def put(self, request: Ready) -> None:

@@ -90,7 +90,8 @@ class Replica:
         self._lane = Lane(
             self._detector, max_batch=options.max_batch, wait=options.batch_wait, coming=lambda: self._coming
         )
-        self._decoders = ThreadPoolExecutor(max(2, options.threads))
+        # Those that decode, and those that run what is not batched.
+        self._threads = ThreadPoolExecutor(max(2, options.threads) + self._lane.callers)
 
     async def __call__(self, request: Request) -> Response:
         """Routes: ``/v1/detect``, ``/v1/models``, ``/v2/models/{name}/infer``, ``/healthz``."""
@@ -137,14 +138,15 @@ class Replica:
         start = time.monotonic()
         self._coming += 1
         try:
-            work = await loop.run_in_executor(self._decoders, self._read, body, content_type, query, kserve_v2)
+            work = await loop.run_in_executor(self._threads, self._read, body, content_type, query, kserve_v2)
         finally:
             self._coming -= 1
             self._lane.nudge()
         if work.model not in (None, self._name):
             raise RefusedError(404, "model", f"expected the model {self._name}, got {str(work.model)[:40]!r}")
         deadline = start + (3600.0 if work.timeout is None else work.timeout)
-        self._lane.put(Ready(work, deadline, done, times={"read": (time.monotonic() - start) * 1e3}))
+        ready = Ready(work, deadline, done, times={"read": (time.monotonic() - start) * 1e3})
+        await loop.run_in_executor(self._threads, self._lane.put, ready)
         return await answer
 
     def _read(self, body: bytes, content_type: str, query: Mapping[str, str], kserve_v2: bool) -> Work:

@@ -41,7 +41,7 @@ class Worker:
             )
         # Those that decode, and those that run what is not batched.
         self._threads = max(2, min(4, len(os.sched_getaffinity(0))))
-        self._threads += sum(lane.runners for lane in self._lanes.values() if lane.max_batch == 1)
+        self._threads += sum(lane.callers for lane in self._lanes.values())
         self.send({"op": "ready", "cards": self._cards(), "window": self._window()})
 
     def run(self) -> None:
@@ -66,8 +66,7 @@ class Worker:
 
     def _window(self) -> int:
         """Requests that keep this process busy: more of them would only wait here, where their order is fixed."""
-        batched = [lane for lane in self._lanes.values() if lane.max_batch > 1]
-        return self._threads + sum(lane.runners * lane.max_batch for lane in batched)
+        return self._threads + sum((lane.runners - lane.callers) * lane.max_batch for lane in self._lanes.values())
 
     def _work_forever(self) -> None:
         while True:
