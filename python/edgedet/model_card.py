@@ -11,22 +11,10 @@ from typing import Any, Final
 from edgedet.bundle import UNSTATED
 
 # Licences by the hub's names, which are those of SPDX in lower case; any other is "other" there.
-_LICENCES: Final = frozenset(
-    {
-        *(
-            "agpl-3.0",
-            "apache-2.0",
-            "bsd-2-clause",
-            "bsd-3-clause",
-            "cc0-1.0",
-            "gpl-3.0",
-            "mit",
-            "mpl-2.0",
-            "unlicense",
-        ),
-        *("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0"),
-    }
-)
+_LICENCES: Final = frozenset((
+    "agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0",
+    "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-3.0", "mit", "mpl-2.0", "unlicense",
+))  # fmt: skip
 _NOT_MEASURED: Final = "Not measured."
 _SHOWN_CLASSES: Final = 100
 

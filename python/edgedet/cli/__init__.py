@@ -19,7 +19,7 @@ from edgedet.cli import (
     pull,
     serve,
     sweep,
-)  # fmt: skip
+)
 from edgedet.terminal.parser import Parser, program, run_program
 
 

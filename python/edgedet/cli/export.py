@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedet.cli.common import add_bundle, positive_number
+from edgedet.cli.common import add_bundle, fraction, positive_number
 from edgedet.terminal.json_output import add_json
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def _add_triton(forms: Commands) -> None:
     parser.add_argument(
         "--max-batch", type=positive_number, default=8, metavar="N", help="images in a batch at the most (default: 8)"
     )
-    parser.add_argument("--score", type=float, default=0.0, metavar="S", help="lowest score of an object (default: 0)")
+    parser.add_argument(
+        "--score", type=fraction, default=0.0, metavar="S", help="lowest score of an object (default: 0)"
+    )
     parser.add_argument("--force", action="store_true", help="replace models of these names")
     add_json(parser, "what was written")
     parser.set_defaults(run=_triton)
@@ -75,7 +77,7 @@ def _add_deepstream(forms: Commands) -> None:
         "--batch", type=positive_number, default=1, metavar="N", help="frames in a batch, one a stream (default: 1)"
     )
     parser.add_argument(
-        "--score", type=float, default=0.3, metavar="S", help="lowest score of an object (default: 0.3)"
+        "--score", type=fraction, default=0.3, metavar="S", help="lowest score of an object (default: 0.3)"
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     add_json(parser, "what was written, and what nvinfer does in another way")

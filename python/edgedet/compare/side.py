@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from edgedet import Detector, _core
 from edgedet._core import InvalidInputError
-from edgedet.bundle import load_model_json
 from edgedet.suggest import did_you_mean
 from edgedet.verdict import CANDIDATES, model_file
 
@@ -59,7 +58,7 @@ def read_side(text: str) -> Side:
 
 def facts(side: Side, detector: Detector) -> dict[str, Any]:
     """What is compared: the model, the engine, and their sizes."""
-    spec, info = load_model_json(side.bundle), detector.info
+    info = detector.info
     return {
         "bundle": str(side.bundle),
         "name": info.name,
@@ -70,7 +69,7 @@ def facts(side: Side, detector: Detector) -> dict[str, Any]:
         "input_width": info.width,
         "input_height": info.height,
         "classes": len(info.classes),
-        "file_bytes": _file_bytes(spec, info.precision, info.backend),
+        "file_bytes": _file_bytes(info.spec, info.precision, info.backend),
         "verified": "" if info.precision == "fp32" else info.verified.state,
     }
 

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from edgedet import __version__
 from edgedet.serve import kserve
 from edgedet.serve.access_log import AccessLog
-from edgedet.serve.detection import Detection
+from edgedet.serve.detection import DETECT_PATH, INFER_PATH, Detection
 from edgedet.serve.dispatch import Answer, Dispatcher
 from edgedet.serve.gate import Gate
 from edgedet.serve.openapi import DETECT, INFER, SWAP
@@ -52,7 +52,7 @@ def _document_detection(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        document["paths"].update({"/v1/detect": {"post": DETECT}, "/v2/models/{name}/infer": {"post": INFER}})
+        document["paths"].update({DETECT_PATH: {"post": DETECT}, INFER_PATH: {"post": INFER}})
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -56,10 +56,6 @@ class BodyReceiver(asyncio.BufferedProtocol):
             self._done.set_exception(GoneError())
         self._http.connection_lost(exc)
 
-    def shutdown(self) -> None:
-        """See uvicorn's protocols."""
-        self._http.shutdown()
-
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
         self._http.pause_writing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -10,7 +11,8 @@ from edgedet.serve.dispatch import Answer, Dispatcher
 from edgedet.serve.intake import GoneError
 from edgedet.serve.refusal import RefusedError
 
-_MODELS, _INFER = "/v2/models/", "/infer"
+DETECT_PATH, INFER_PATH = "/v1/detect", "/v2/models/{name}/infer"
+_INFER = re.compile(INFER_PATH.replace("{name}", "([^/]*)"))
 
 
 class Detection:
@@ -23,15 +25,13 @@ class Detection:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """ASGI."""
         path = scope.get("path", "")
-        if path == "/v1/detect":
-            scope["edgedet.route"], name = path, None
-        elif path.startswith(_MODELS) and path.endswith(_INFER) and "/" not in path[len(_MODELS) : -len(_INFER)]:
-            scope["edgedet.route"], name = "/v2/models/{name}/infer", path[len(_MODELS) : -len(_INFER)]
-        else:
+        infer = _INFER.fullmatch(path)
+        if infer is None and path != DETECT_PATH:
             await self._app(scope, receive, send)
             return
+        scope["edgedet.route"] = DETECT_PATH if infer is None else INFER_PATH
         try:
-            answer = await self._answer(scope, receive, name)
+            answer = await self._answer(scope, receive, None if infer is None else infer[1])
         except RefusedError as refusal:
             answer = self._dispatcher.refuse(refusal)
         except GoneError:
