@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from edgedet import _core
 from edgedet._core import BundleError
-from edgedet.files import beside, flush, swap_in, write_atomically
+from edgedet.files import beside, flush, new_folder, write_atomically
 from edgedet.onnx_metadata import copy_with_metadata
 
 FORMAT: Final = "edgedet.bundle"
@@ -126,10 +126,7 @@ def write_bundle(
 
     form = "logits_boxes" if isinstance(output, LogitsBoxes) else "labels_boxes_scores"
     outputs = {key: value for key, value in asdict(output).items() if value is not None}
-    staging = beside(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging.mkdir()
-    try:
+    with new_folder(target) as staging:
         document: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -154,27 +151,28 @@ def write_bundle(
         except _core.Error as error:
             # The folder that the message names is about to go.
             raise type(error)(str(error).replace(str(staging), str(target))) from None
-        swap_in(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
-def copy_bundle(bundle: str | os.PathLike[str], target: Path) -> None:
-    """Copies a bundle, and nothing else that its folder holds, into a new folder, and checks the copy.
+def copy_bundle(bundle: str | os.PathLike[str], target: Path, *, overwrite: bool = False) -> None:
+    """Copies a bundle, and nothing else that its folder holds, and checks the copy. It appears complete or not at all.
+
+    overwrite: Replace a bundle that exists. A folder that is not a bundle is never replaced.
 
     Raises:
-        BundleError: It is damaged, or the folder exists.
+        BundleError: It is damaged, the target exists, or it cannot be written.
     """
+    if target.exists() and not (overwrite and (target / "model.json").is_file()):
+        raise BundleError(f"{target}: exists; choose another folder, or allow overwriting if it is a bundle")
     spec = load_model_json(bundle)
     try:
-        target.mkdir(parents=True)
+        with new_folder(target) as staging:
+            for name in ("model.json", *spec["files"]):
+                shutil.copyfile(Path(bundle) / name, staging / name)
+                flush(staging / name)
+            load_model_json(staging)
     except OSError as error:
-        raise BundleError(f"{target}: cannot be made ({error.strerror}); choose another folder") from None
-    for name in ("model.json", *spec["files"]):
-        shutil.copyfile(Path(bundle) / name, target / name)
-        flush(target / name)
-    load_model_json(target)
+        raise BundleError(f"{target}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def load_model_json(bundle: str | os.PathLike[str]) -> dict[str, Any]:

@@ -146,3 +146,23 @@ class Detections:
             class_id=self.labels.astype(np.int64),
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
+
+
+def padded(found: Sequence[Detections], rows: int) -> dict[str, NDArray[Any]]:
+    """The detections of N images as tensors of one size, for protocols that know no other.
+
+    rows: M, not less than any image has.
+
+    Returns:
+        num_detections (N,) int32, boxes (N, M, 4) float32, scores (N, M) float32, labels (N, M) int32; behind an
+        image's number boxes and scores are 0, labels -1.
+    """
+    count = len(found)
+    boxes = np.zeros((count, rows, 4), np.float32)
+    scores = np.zeros((count, rows), np.float32)
+    labels = np.full((count, rows), -1, np.int32)
+    for place, one in enumerate(found):
+        own = slice(len(one))
+        boxes[place, own], scores[place, own], labels[place, own] = one.boxes, one.scores, one.labels
+    numbers = np.array([len(one) for one in found], np.int32)
+    return {"num_detections": numbers, "boxes": boxes, "scores": scores, "labels": labels}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -33,7 +35,19 @@ def write_atomically(file: Path, content: bytes) -> None:
     flush(file.parent)
 
 
-def swap_in(staging: Path, target: Path) -> None:
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes the target when the block ends; after an exception nothing is left of it."""
+    staging = beside(target)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        _swap_in(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap_in(staging: Path, target: Path) -> None:
     """Renames a finished folder to its name, in place of what is there."""
     flush(staging)
     if target.exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,6 @@ from typing import Final
 from edgedet._core import BundleError, InvalidInputError
 from edgedet.bundle import copy_bundle
 from edgedet.extras import needs_extra
-from edgedet.files import beside, swap_in
 
 HUB: Final = "hub:"  # before the id of a model on the hub
 BUNDLE: Final = "bundle"  # the folder in the folder
@@ -46,14 +44,7 @@ def pull_bundle(
     target = Path(out)
     if not (folder / BUNDLE / "model.json").is_file():
         raise BundleError(f"{source}: expected a bundle in {BUNDLE}/, got none; ask its maker to push one")
-    if target.exists() and not (overwrite and (target / "model.json").is_file()):
-        raise BundleError(f"{target}: exists; choose another folder, or allow overwriting if it is a bundle")
-    staging = beside(target)
-    try:
-        copy_bundle(folder / BUNDLE, staging)
-        swap_in(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    copy_bundle(folder / BUNDLE, target, overwrite=overwrite)
     return target
 
 

@@ -7,7 +7,6 @@ bit for bit.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from edgedet import InvalidInputError
 from edgedet.bundle import UNSTATED, copy_bundle, load_model_json
 from edgedet.extras import needs_extra
-from edgedet.files import beside, swap_in
+from edgedet.files import new_folder
 from edgedet.hub import BUNDLE, open_folder
 from edgedet.input_spec import read_input
 from edgedet.model_card import Card
@@ -79,10 +78,7 @@ def push_checkpoint(
     if spec is not None:
         _check_bundle(spec, loaded, str(bundle))
     written = written_configuration(loaded.model.config)
-    staging = beside(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging.mkdir()
-    try:
+    with new_folder(folder) as staging:
         if written is None:
             _save_ours(loaded, staging)
         else:
@@ -101,9 +97,6 @@ def push_checkpoint(
             report=None if bundle is None or spec is None else read_report(bundle, spec),
         )
         (staging / "README.md").write_text(str(card), encoding="utf-8")
-        swap_in(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 

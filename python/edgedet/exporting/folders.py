@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgedet._core import InvalidInputError
-from edgedet.files import beside, swap_in
+from edgedet.files import new_folder
 
 
 def make_folder(target: Path, fill: Callable[[Path], None], *, mark: str, overwrite: bool) -> Path:
@@ -22,15 +21,11 @@ def make_folder(target: Path, fill: Callable[[Path], None], *, mark: str, overwr
     if target.exists() and not (overwrite and (target / mark).is_file()):
         remedy = f"and has no {mark}, so it is not replaced" if overwrite else "allow overwriting (--force)"
         raise InvalidInputError(f"{target}: exists; {remedy}, or choose another folder")
-    staging = beside(target)
     try:
-        staging.mkdir(parents=True)
-        fill(staging)
-        swap_in(staging, target)
+        with new_folder(target) as staging:
+            fill(staging)
     except OSError as error:
         raise InvalidInputError(f"{target}: cannot be written ({error}); choose another folder") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 

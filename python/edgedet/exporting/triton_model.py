@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 import edgedet
+from edgedet.detections import padded
 
 
 class TritonPythonModel:
@@ -53,19 +53,8 @@ class TritonPythonModel:
         self.detector.close()
 
     def _answer(self, found: list[edgedet.Detections]) -> Any:
-        count = len(found)
-        boxes = np.zeros((count, self.rows, 4), np.float32)
-        scores = np.zeros((count, self.rows), np.float32)
-        labels = np.full((count, self.rows), -1, np.int32)
-        for place, one in enumerate(found):
-            rows = len(one)
-            boxes[place, :rows], scores[place, :rows], labels[place, :rows] = one.boxes, one.scores, one.labels
-        tensors = {
-            "num_detections": np.array([[len(one)] for one in found], np.int32).reshape(count, 1),
-            "boxes": boxes,
-            "scores": scores,
-            "labels": labels,
-        }
+        tensors = padded(found, self.rows)
+        tensors["num_detections"] = tensors["num_detections"].reshape(-1, 1)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
 
 

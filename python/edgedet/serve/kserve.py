@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedet import Detections
+from edgedet.detections import padded
 from edgedet.serve.options import WorkerOptions
 from edgedet.serve.payload import Work, decode_files, parse_json, settings, unbase64
 from edgedet.serve.refusal import RefusedError
@@ -75,24 +76,7 @@ def read_infer(body: memoryview, options: WorkerOptions) -> Work:
 
 def answer(name: str, work: Work, found: Sequence[Detections]) -> bytes:
     """The answer of one request: its images' detections as padded tensors."""
-    most = max(map(len, found), default=0)
-    count = len(found)
-    boxes = np.zeros((count, most, 4), np.float32)
-    scores = np.zeros((count, most), np.float32)
-    labels = np.full((count, most), -1, np.int32)
-    for place, detections in enumerate(found):
-        rows = len(detections)
-        boxes[place, :rows], scores[place, :rows], labels[place, :rows] = (
-            detections.boxes,
-            detections.scores,
-            detections.labels,
-        )
-    tensors = {
-        "num_detections": np.array([len(detections) for detections in found], np.int32),
-        "boxes": boxes,
-        "scores": scores,
-        "labels": labels,
-    }
+    tensors = padded(found, max(map(len, found), default=0))
     document: dict[str, Any] = {
         "model_name": name,
         "model_version": "1",
